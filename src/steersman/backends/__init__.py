@@ -1,0 +1,1 @@
+"""Engines that run policies. One artifact, the same answers."""

@@ -1,0 +1,252 @@
+"""Transformers: capture, generate, and `with model.steer(policy):` around the user's own calls."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from steersman.core.errors import RecipeError
+from steersman.core.requests import Completion, Request
+from steersman.core.steerer import Policy, Steerer
+from steersman.core.types import Activations, ModelSpec, Position, Prompt, Site
+from steersman.models.blocks import find_blocks
+from steersman.models.chat import Batch, Chat
+from steersman.models.fingerprint import fingerprint
+from steersman.models.load import load_pretrained
+from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, attach
+
+
+class HFModel:
+    """A transformers model that can be read and steered.
+
+    Args:
+        processor: the model's processor, or its tokenizer if it reads text only.
+        id: how artifacts name the model.
+        batch_size: prompts that run together.
+
+    Raises:
+        ModelError: the decoder blocks cannot be found.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin | PreTrainedTokenizerBase,
+        *,
+        id: str | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        self.model, self.chat, self.batch_size = model, Chat(processor), batch_size
+        self.blocks = find_blocks(model)
+        image_token = getattr(model.config, "image_token_id", None)
+        self._edge = Edge(model, self.blocks, image_token, self.chat.suffix())
+        self._lock = threading.RLock()
+        self.spec = ModelSpec(
+            id=id or model.name_or_path or type(model).__name__,
+            architecture=type(model).__name__,
+            d_model=self.blocks.d_model,
+            num_layers=len(self.blocks.layers),
+            modalities=("text", "image") if self.chat.takes_images else ("text",),
+            fingerprint=fingerprint(model, processor),
+        )
+
+    def capture(
+        self,
+        prompts: Sequence[Prompt],
+        sites: Sequence[Site],
+        position: Position = Position(),
+    ) -> Activations:
+        """One float32 row per prompt and site; the model runs no further than the deepest site.
+
+        Raises:
+            RecipeError: the model has no such site, or a span has no tokens.
+        """
+        self.spec.check(sites, "capture")
+        rows = {site: torch.zeros(len(prompts), self.spec.d_model) for site in sites}
+        for chunk in self._chunks(prompts):
+            batch = self._encode([prompts[i] for i in chunk])
+            for site, states in self._states(batch, sites).items():
+                rows[site][chunk] = _reduced(states, batch, position).cpu()
+        return Activations(rows)
+
+    def complete(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Unsteered answers, behind the forced completion where a prompt has one."""
+        requests = [
+            Request(p, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+            for p in prompts
+        ]
+        return [completion.text for completion in self.generate(requests)]
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completes every request; in one batch each has its own policy and strength.
+
+        Raises:
+            RecipeError: a policy does not fit the model.
+            NotSteeredError: steering was asked for and could not act.
+        """
+        for policy in {id(r.policy): r.policy for r in requests if r.policy}.values():
+            self._check(policy)
+        answers: dict[int, Completion] = {}
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for i, r in enumerate(requests):
+            key = (r.max_new_tokens, r.temperature, r.top_p, r.seed)
+            alike.setdefault(key, []).append(i)
+        for indices in alike.values():
+            for chunk in self._chunks([requests[i].prompt for i in indices]):
+                picked = [indices[c] for c in chunk]
+                made = self._generate_batch([requests[i] for i in picked])
+                answers.update(zip(picked, made, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    @contextmanager
+    def steer(
+        self,
+        policy: Policy | Steerer,
+        strength: float | Sequence[float] = 1.0,
+        *,
+        vectors: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> Iterator[Run]:
+        """Steers every call of the underlying model inside the `with`.
+
+        A forward pass with an empty cache begins new sequences, and is taken to be their whole
+        prompt. One strength steers all rows; a list gives one to each.
+
+        Yields:
+            the run; its `traces()` tell what was done to the last sequences.
+
+        Raises:
+            NotSteeredError: on leaving, if sequences ran and steering could not act.
+        """
+        whole = Policy(steerers={"steerer": policy}) if isinstance(policy, Steerer) else policy
+        self._check(whole)
+        strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
+        given = list(vectors) if vectors is not None else [{} for _ in strengths]
+        if len(given) != len(strengths):
+            raise RecipeError(
+                f"{len(given)} rows of vectors and {len(strengths)} strengths were given. Give "
+                "one strength for each row."
+            )
+        plans = [Plan(whole, float(s), v) for s, v in zip(strengths, given, strict=True)]
+        with self._lock, Run(self._edge, plans) as run:
+            yield run
+            if run.num_passes:
+                run.traces()
+
+    def _check(self, policy: Policy) -> None:
+        self.spec.check(policy.sites, "The policy")
+        self.spec.check([read.site for read in policy.reads], "The policy")
+
+    def _generate_batch(self, requests: Sequence[Request]) -> list[Completion]:
+        prompts = [r.prompt for r in requests]
+        batch = self._encode(prompts)
+        plans = [Plan(r.policy, r.strength, r.vectors) for r in requests]
+        first = requests[0]
+        sampling = {"do_sample": first.temperature > 0}
+        if first.temperature > 0:
+            sampling |= {"temperature": first.temperature, "top_p": first.top_p}
+        with self._lock, torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(first.seed)
+            with Run(self._edge, plans, probe_inputs=self._probe_inputs(requests)) as run:
+                ids = self.model.generate(
+                    **batch.inputs,
+                    max_new_tokens=first.max_new_tokens,
+                    pad_token_id=self.chat.tokenizer.pad_token_id,
+                    **sampling,
+                )
+        width = batch.inputs["input_ids"].shape[1]
+        answers = [self._until_end(row) for row in ids[:, width:].tolist()]
+        traces = run.traces([len(a) for a in answers])
+        return [
+            Completion(self.chat.decode(a), tuple(a), int(n), trace)
+            for a, n, trace in zip(answers, batch.prompt_length, traces, strict=True)
+        ]
+
+    def _probe_inputs(self, requests: Sequence[Request]) -> dict[str, Tensor] | None:
+        """Prompts without generation prompt, for templates that do not just append it."""
+        reads = [r for q in requests if q.policy is not None for r in q.policy.reads]
+        if self._edge.suffix is not None or all(r.generation_prompt for r in reads):
+            return None
+        bare = [replace(q.prompt, generation_prompt=False, completion=None) for q in requests]
+        return self._encode(bare).inputs
+
+    def _until_end(self, token_ids: list[int]) -> list[int]:
+        end = self.model.generation_config.eos_token_id
+        ends = set(end if isinstance(end, list) else [end])
+        for i, token in enumerate(token_ids):
+            if token in ends:
+                return token_ids[: i + 1]
+        return token_ids
+
+    def _encode(self, prompts: Sequence[Prompt]) -> Batch:
+        batch = self.chat.encode(prompts)
+        inputs = {k: v.to(self.model.device) for k, v in batch.inputs.items()}
+        cast = {
+            k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in inputs.items()
+        }
+        return replace(batch, inputs=cast)
+
+    def _chunks(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Indices that run together: with or without images, of similar length."""
+        for with_images in (False, True):
+            picked = [i for i, p in enumerate(prompts) if bool(p.images) == with_images]
+            picked.sort(key=lambda i: len(prompts[i].text))
+            for start in range(0, len(picked), self.batch_size):
+                yield picked[start : start + self.batch_size]
+
+    def _states(self, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
+        found: dict[Site, Tensor] = {}
+        deepest = max(sites, key=lambda site: site.depth)
+
+        def keep(site: Site):
+            def act(h: Tensor) -> None:
+                found[site] = h
+                if site == deepest:
+                    raise Stop
+
+            return act
+
+        handles = [attach(self.blocks, site, keep(site)) for site in sites]
+        try:
+            with self._lock, suppress(Stop), torch.no_grad():
+                self.model(**batch.inputs, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+
+def _reduced(states: Tensor, batch: Batch, position: Position) -> Tensor:
+    """`(b, s, d)` to `(b, d)`: the last token of a span, or its mean; padding is on the left."""
+    behind = batch.completion_length if position.span == "prompt" else torch.zeros_like(batch.completion_length)
+    length = batch.prompt_length if position.span == "prompt" else batch.completion_length
+    if int((length - position.skip_last).min()) < 1:
+        raise RecipeError(
+            f"capture reads the {position.span}, and a prompt has no token there (skip_last is "
+            f"{position.skip_last}). Give a completion, or skip fewer tokens."
+        )
+    width = states.shape[1]
+    end = (width - behind - position.skip_last).to(states.device)  # first column behind the span
+    start = (width - behind - length).to(states.device)
+    if position.reduce == "last":
+        return states[torch.arange(len(states), device=states.device), end - 1].float()
+    column = torch.arange(width, device=states.device)[None]
+    inside = ((column >= start[:, None]) & (column < end[:, None])).float()
+    return (states.float() * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
+
+
+def load(
+    source: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, batch_size: int = 64
+) -> HFModel:
+    """A model by path or hub id, or "bundled" for the one that comes with the package.
+
+    Raises:
+        ModelError: it cannot be loaded; says why.
+    """
+    loaded = load_pretrained(source, device=device, dtype=dtype)
+    return HFModel(loaded.model, loaded.processor, id=loaded.id, batch_size=batch_size)

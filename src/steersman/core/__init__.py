@@ -1,0 +1,1 @@
+"""Roles, types and the composition. Imports nothing of the rest of the package."""

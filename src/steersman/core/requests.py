@@ -1,0 +1,87 @@
+"""What is asked of a backend and what it answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.errors import RecipeError
+from steersman.core.roles import Model
+from steersman.core.steerer import Policy
+from steersman.core.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to complete, steered by its own policy or by none.
+
+    Attributes:
+        strength: multiplies the fitted strength of every steerer; 1 is as fitted, 0 unsteered.
+        vectors: by steerer, for synthesizers that take their vector from the request.
+        temperature: 0 is greedy.
+        seed: of sampling; requests that sample are drawn together when their seeds agree.
+
+    Raises:
+        RecipeError: a number is out of range.
+    """
+
+    prompt: Prompt
+    policy: Policy | None = None
+    strength: float = 1.0
+    vectors: Mapping[str, Float[Tensor, " d"]] = field(default_factory=dict)
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise RecipeError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise RecipeError(
+                f"temperature {self.temperature} and top_p {self.top_p} cannot be used: give a "
+                "temperature of 0 or more and a top_p above 0 and at most 1."
+            )
+        if not abs(self.strength) < float("inf"):
+            raise RecipeError(f"strength is {self.strength}; it must be a finite number.")
+
+
+@dataclass(frozen=True, slots=True)
+class SteererTrace:
+    """What one steerer did to one request.
+
+    Attributes:
+        gate: mean gate over the tokens in scope.
+        strength: mean strength that the operator was given, over the tokens in scope.
+        tokens_in_scope: tokens the scope names, summed over sites.
+        tokens_written: of these, those that were changed.
+        relative_norm: mean of |h' - h| / |h| over the tokens written.
+        reason: why nothing was written; empty if something was.
+    """
+
+    gate: float
+    strength: float
+    tokens_in_scope: int
+    tokens_written: int
+    relative_norm: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, and by steerer what steering did to it (empty for an unsteered request)."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    num_prompt_tokens: int
+    trace: Mapping[str, SteererTrace] = field(default_factory=dict)
+
+
+class Backend(Model, Protocol):
+    """What evaluation and serving need of a model."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completes every request; the answers are in the order of the requests."""
+        ...

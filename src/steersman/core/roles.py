@@ -1,0 +1,184 @@
+"""The roles that a part can play: WHEN (gate), WHAT (synthesizer), HOW (operator), WHERE (selector).
+
+A reader looks before it acts. `observe` gets the tokens at each site it reads, before anything is
+written there, and returns a new state; every leaf of a state has the request axis first, so that a
+backend can reset, reorder and ship it without knowing what it means.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.ops import latch
+from steersman.core.part import Part
+from steersman.core.types import Activations, ModelSpec, Position, Prompt, Read, Site, Tokens
+
+S = TypeVar("S")
+D = TypeVar("D", contravariant=True)
+
+
+class Reader(Part, Generic[S]):
+    """A part that reads hidden states of a request before the state is written."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[Read, ...]:
+        """What `observe` must be shown. Empty for parts that never look back."""
+
+    @abstractmethod
+    def init(self, num_requests: int, like: Tensor) -> S:
+        """The state before anything was seen.
+
+        Args:
+            like: a tensor `(..., d)` whose width, dtype and device the model's states have.
+        """
+
+    @abstractmethod
+    def observe(self, x: Tokens, state: S) -> S:
+        """The state after seeing `x`; called for every site in `reads`."""
+
+
+class Gate(Reader[S]):
+    """WHEN: how open each token is, in [0, 1]; exactly 0 leaves the token bit-identical."""
+
+    role: ClassVar[str] = "gate"
+
+    @abstractmethod
+    def __call__(self, x: Tokens, state: S) -> Float[Tensor, " t"]: ...
+
+
+class Synthesizer(Reader[S]):
+    """WHAT: the steering vector of each token."""
+
+    role: ClassVar[str] = "synthesizer"
+    needs_vector: ClassVar[bool] = False
+    """Whether each request must bring its own vector, which then is the state `(r, d)`."""
+
+    @abstractmethod
+    def __call__(self, x: Tokens, state: S) -> Float[Tensor, "#t d"]: ...
+
+
+class TokenGate(Gate[None]):
+    """A gate without memory: authors write `__call__` only."""
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return ()
+
+    def init(self, num_requests: int, like: Tensor) -> None:
+        return None
+
+    def observe(self, x: Tokens, state: None) -> None:
+        return None
+
+
+class TokenSynthesizer(Synthesizer[None]):
+    """A synthesizer without memory: authors write `__call__` only."""
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return ()
+
+    def init(self, num_requests: int, like: Tensor) -> None:
+        return None
+
+    def observe(self, x: Tokens, state: None) -> None:
+        return None
+
+
+class ContextGate(Gate[Tensor]):
+    """A gate decided once per request, from one token: authors write `read` and `decide`."""
+
+    read: Read
+
+    @abstractmethod
+    def decide(self, context: Float[Tensor, "r d"]) -> Float[Tensor, " r"]:
+        """The gate of each request, in [0, 1], from the state it was read at (float32)."""
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (self.read,)
+
+    def init(self, num_requests: int, like: Tensor) -> Float[Tensor, " r"]:
+        return torch.zeros(num_requests, device=like.device)
+
+    def observe(self, x: Tokens, state: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
+        context, seen = latch(x.h.float(), self.read.here(x), x.request, len(state))
+        return torch.where(seen, self.decide(context), state)
+
+    def __call__(self, x: Tokens, state: Float[Tensor, " r"]) -> Float[Tensor, " t"]:
+        return state[x.request]
+
+
+class ContextSynthesizer(Synthesizer[Tensor]):
+    """A vector made once per request, from one token: authors write `read` and `synthesize`."""
+
+    read: Read
+
+    @abstractmethod
+    def synthesize(self, context: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
+        """The vector of each request, from the state it was read at (float32)."""
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return (self.read,)
+
+    def init(self, num_requests: int, like: Tensor) -> Float[Tensor, "r d"]:
+        return torch.zeros(num_requests, like.shape[-1], device=like.device)
+
+    def observe(self, x: Tokens, state: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
+        context, seen = latch(x.h.float(), self.read.here(x), x.request, len(state))
+        return torch.where(seen[:, None], self.synthesize(context), state)
+
+    def __call__(self, x: Tokens, state: Float[Tensor, "r d"]) -> Float[Tensor, "t d"]:
+        return state[x.request]
+
+
+class Operator(Part):
+    """HOW: a path from the identity. Strength 0 returns `h`, strength 1 the full edit."""
+
+    role: ClassVar[str] = "operator"
+
+    @abstractmethod
+    def __call__(
+        self, h: Float[Tensor, "t d"], v: Float[Tensor, "#t d"], strength: Float[Tensor, " t"]
+    ) -> Float[Tensor, "t d"]: ...
+
+
+class LayerSelector(Part):
+    """WHERE, fixed when fitting: which sites a method tries or uses."""
+
+    role: ClassVar[str] = "selector"
+
+    @abstractmethod
+    def __call__(self, spec: ModelSpec) -> tuple[Site, ...]: ...
+
+
+class Model(Protocol):
+    """What fitting needs of a model; backends implement it."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def capture(
+        self, prompts: Sequence[Prompt], sites: Sequence[Site], position: Position = Position()
+    ) -> Activations: ...
+
+    def complete(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Unsteered answers (behind the forced completion, where a prompt has one)."""
+        ...
+
+
+class GateMethod(Part, Generic[D]):
+    """A recipe for a gate alone: hyperparameters are fields, `fit` returns the gate."""
+
+    role: ClassVar[str] = "gate_method"
+
+    @abstractmethod
+    def fit(self, model: Model, data: D) -> Gate: ...

@@ -1,0 +1,238 @@
+"""The nouns every other module speaks in: where a tap sits, which tokens, what was read there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steersman.core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Point = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "head_in"]
+POINTS: tuple[Point, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post", "head_in")
+
+
+class Modality(IntEnum):
+    """What a token stands for."""
+
+    TEXT = 0
+    IMAGE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One tap in the network: a point of decoder block `layer` (0-based).
+
+    `resid_pre` and `resid_post` are the residual stream before and after the block (transformers'
+    `hidden_states[layer]` and `hidden_states[layer + 1]`); `attn_out` and `mlp_out` are what the
+    two halves of the block add; `head_in` is the final normalised state before the output
+    embedding, where `layer` must be the last one.
+    """
+
+    layer: int
+    point: Point = "resid_post"
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts sites in the order in which a forward pass reaches them."""
+        return (self.layer, POINTS.index(self.point))
+
+    def __str__(self) -> str:
+        return f"{self.point}[{self.layer}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """All that a part may see: the tokens at one site in one forward pass, packed over requests.
+
+    There is no batch axis and no order between requests. A token whose `request` is the last slot
+    may be padding that a backend could not remove; it belongs to a request that nobody made.
+
+    Attributes:
+        offset: position relative to the first generated token: -1 is the last prompt token,
+            0 the first generated one. The same in chunked prefill, decode and recomputation.
+        suffix: how many prompt tokens the chat template's generation prompt has, or None when
+            the template does not simply append them and reads before it need a prompt of their own.
+    """
+
+    site: Site
+    h: Float[Tensor, "t d"]
+    request: Int[Tensor, " t"]
+    position: Int[Tensor, " t"]
+    offset: Int[Tensor, " t"]
+    modality: Int[Tensor, " t"]
+    suffix: int | None = 0
+
+    def with_h(self, h: Tensor) -> "Tokens":
+        """The same tokens with another state."""
+        return replace(self, h=h)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Where a part looks: one token per request, at one site.
+
+    Attributes:
+        offset: which prompt token, counted as in `Tokens.offset`; -1 is the last.
+        generation_prompt: False counts from the end of the user's turn, before the tokens that
+            open the assistant's turn (the released L2S safety nets read there).
+    """
+
+    site: Site
+    offset: int = -1
+    generation_prompt: bool = True
+
+    def effective_offset(self, suffix: int | None) -> int | None:
+        """The offset in a prompt that ends with the generation prompt; None if it has none."""
+        if self.generation_prompt:
+            return self.offset
+        return None if suffix is None else self.offset - suffix
+
+    def here(self, x: Tokens) -> Bool[Tensor, " t"]:
+        """Marks the tokens that are read."""
+        offset = self.effective_offset(x.suffix)
+        return torch.zeros_like(x.offset).bool() if offset is None else x.offset == offset
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which tokens are written, in positions relative to the first generated token.
+
+    Attributes:
+        start: first offset written; None means from the beginning of the prompt.
+        stop: first offset not written any more; None means no end.
+        modality: "any", or only "text" or "image" tokens.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    modality: Literal["any", "text", "image"] = "any"
+
+    ALL: ClassVar["Scope"]
+    PROMPT: ClassVar["Scope"]
+    LAST: ClassVar["Scope"]
+    LAST_AND_GENERATED: ClassVar["Scope"]
+    GENERATED: ClassVar["Scope"]
+    TEXT: ClassVar["Scope"]
+    IMAGE: ClassVar["Scope"]
+
+    def mask(self, x: Tokens) -> Bool[Tensor, " t"]:
+        """True where a token is in scope."""
+        inside = torch.ones_like(x.offset, dtype=torch.bool)
+        if self.start is not None:
+            inside = inside & (x.offset >= self.start)
+        if self.stop is not None:
+            inside = inside & (x.offset < self.stop)
+        if self.modality != "any":
+            inside = inside & (x.modality == Modality[self.modality.upper()])
+        return inside
+
+    @classmethod
+    def named(cls, name: str) -> "Scope":
+        """A scope by its name, as recipes, requests and the command line write it."""
+        if name not in SCOPES:
+            raise RecipeError(f"There is no scope {name!r}. Known: {', '.join(SCOPES)}.")
+        return SCOPES[name]
+
+
+SCOPES: dict[str, Scope] = {
+    "all": Scope(),
+    "prompt": Scope(stop=0),
+    "last": Scope(start=-1, stop=0),
+    "last_and_generated": Scope(start=-1),
+    "generated": Scope(start=0),
+    "text": Scope(modality="text"),
+    "image": Scope(modality="image"),
+}
+for _name, _scope in SCOPES.items():
+    setattr(Scope, _name.upper(), _scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One user turn, with an optional forced beginning of the answer.
+
+    Attributes:
+        completion: tokens that the assistant's turn is forced to begin with.
+        close_turn: render the completion as a finished assistant turn of the chat template
+            (its end-of-turn tokens included) instead of as an open prefix.
+        generation_prompt: False renders the prompt without the tokens that open the assistant's
+            turn.
+    """
+
+    text: str
+    images: tuple["Image", ...] = ()
+    system: str | None = None
+    completion: str | None = None
+    close_turn: bool = False
+    generation_prompt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Which tokens of a prompt `capture` returns, reduced to one vector per prompt.
+
+    Attributes:
+        span: the tokens before the completion, or the completion's own.
+        reduce: the last token of the span, or the mean over it.
+        skip_last: tokens left out at the end of the span, before reducing.
+    """
+
+    span: Literal["prompt", "completion"] = "prompt"
+    reduce: Literal["last", "mean"] = "last"
+    skip_last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """One float32 row per prompt and site, in the order of the prompts, on the CPU."""
+
+    rows: Mapping[Site, Float[Tensor, "n d"]]
+
+    def __getitem__(self, site: Site) -> Float[Tensor, "n d"]:
+        return self.rows[site]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a model is, as far as an artifact must remember it.
+
+    Attributes:
+        fingerprint: hashes by name (`config`, `weights`, `chat_template`, `processor`).
+        modalities: what a prompt may contain.
+    """
+
+    id: str
+    architecture: str
+    d_model: int
+    num_layers: int
+    modalities: tuple[Literal["text", "image"], ...] = ("text",)
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+
+    def sites(self, point: Point = "resid_post") -> tuple[Site, ...]:
+        """The same point of every block."""
+        return tuple(Site(layer, point) for layer in range(self.num_layers))
+
+    def check(self, sites: Sequence[Site], needed_by: str) -> None:
+        """Refuses sites that the model does not have.
+
+        Raises:
+            RecipeError: a layer is out of range.
+        """
+        for site in sites:
+            if not 0 <= site.layer < self.num_layers:
+                raise RecipeError(
+                    f"{needed_by} needs {site}, but {self.id} has {self.num_layers} layers "
+                    f"(0 to {self.num_layers - 1}). Choose a layer below {self.num_layers}."
+                )
+            if site.point == "head_in" and site.layer != self.num_layers - 1:
+                raise RecipeError(
+                    f"{needed_by} needs {site}, but head_in exists only after the last block. "
+                    f"Write layer {self.num_layers - 1}."
+                )

@@ -1,0 +1,167 @@
+"""Contrast vectors: what the hidden state gains when the answer is the wanted one.
+
+For a query X and two completions of it, L2S / P2S (arXiv:2508.12815, Eq. 5) takes
+
+    z_X = h(X, positive completion) - h(X, negative completion)
+
+at one site, read at the last completion token (safety) or averaged over the completion
+(hallucination). Which completions, which token and which template are data of the recipe.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.errors import DataError, RecipeError, nearest
+from steersman.core.roles import Model
+from steersman.core.types import Position, Prompt, Site
+from steersman.data.contrast import Contrast, pair
+from steersman.data.rows import Row
+
+LEAVE_ALONE = "none"
+CHUNK = 2048  # rows whose prompts are held at once
+
+
+@dataclass(frozen=True)
+class ContrastRule:
+    """How the two prompts of a contrast are built and where they are read.
+
+    Attributes:
+        behaviours: the contrast of each behaviour; rows of the behaviour "none" are left alone
+            and have the zero vector.
+        position: which completion tokens are read.
+        position_of: another position for some behaviours (the released Qwen2-VL safety nets).
+        close_turn: whether completions are rendered as finished assistant turns, which moves the
+            last token behind the template's end of turn (the released L2S safety nets).
+        wrong: the wrong answer to each answer, for `{wrong}` in a template.
+        continue_tokens: tokens that the model adds to each forced completion by itself before it
+            is read (the paper's hallucination recipe: up to 100, sampled).
+        continue_temperature: of that continuation.
+        norms: "match" scales the vectors of each behaviour to the mean norm of the first one, by
+            factors from the fit rows alone; "keep" leaves them.
+    """
+
+    behaviours: Mapping[str, Contrast]
+    position: Position = Position("completion", "last")
+    position_of: Mapping[str, Position] = field(default_factory=dict)
+    close_turn: bool = False
+    wrong: Mapping[str, str] = field(default_factory=lambda: {"yes": "no", "no": "yes"})
+    continue_tokens: int = 0
+    continue_temperature: float = 0.0
+    norms: Literal["match", "keep"] = "match"
+
+    def __post_init__(self) -> None:
+        if not self.behaviours or LEAVE_ALONE in self.behaviours:
+            raise RecipeError(
+                f"contrasts.behaviours names {sorted(self.behaviours)}. Give at least one "
+                f'behaviour with its contrast; "{LEAVE_ALONE}" needs none.'
+            )
+
+    def only(self, behaviour: str) -> "ContrastRule":
+        """The same rule with one behaviour's contrast for every steered row (Mean-S(BA))."""
+        if behaviour not in self.behaviours:
+            raise RecipeError(
+                f"There is no behaviour {behaviour!r}.{nearest(behaviour, self.behaviours)}"
+            )
+        chosen = self.behaviours[behaviour]
+        return replace(self, behaviours=dict.fromkeys(self.behaviours, chosen))
+
+
+def contrast_vectors(
+    model: Model, rule: ContrastRule, rows: Sequence[Row], sites: Sequence[Site]
+) -> dict[Site, Float[Tensor, "n d"]]:
+    """z of every row at every site, norms as they are; zero for rows to be left alone.
+
+    Raises:
+        DataError: a row has a behaviour that the rule does not know.
+    """
+    made = {site: torch.zeros(len(rows), model.spec.d_model) for site in sites}
+    alike: dict[Position, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.behaviour != LEAVE_ALONE:
+            position = rule.position_of.get(row.behaviour, rule.position)
+            alike.setdefault(position, []).append(i)
+    for position, steered in alike.items():
+        for start in range(0, len(steered), CHUNK):
+            chosen = steered[start : start + CHUNK]
+            positive, negative = _prompts(model, rule, [rows[i] for i in chosen])
+            both = model.capture([*positive, *negative], sites, position)
+            for site in sites:
+                h = both[site]
+                made[site][chosen] = h[: len(chosen)] - h[len(chosen) :]
+    return made
+
+
+def norm_factors(
+    rule: ContrastRule, rows: Sequence[Row], z: Float[Tensor, "n d"]
+) -> dict[str, float]:
+    """By behaviour, what scales its vectors to the mean norm of the first behaviour present.
+
+    L2S's released code does so across its behaviours, but over all rows, test included; here `z`
+    is of the fit rows alone.
+    """
+    norms = z.norm(dim=1)
+    means = {}
+    for name in rule.behaviours:
+        mine = [i for i, row in enumerate(rows) if row.behaviour == name]
+        if mine:
+            means[name] = float(norms[mine].mean())
+    if rule.norms == "keep" or not means:
+        return dict.fromkeys(rule.behaviours, 1.0)
+    first = next(iter(means.values()))
+    return {name: first / means[name] if means.get(name) else 1.0 for name in rule.behaviours}
+
+
+def scaled(
+    rows: Sequence[Row], z: Float[Tensor, "n d"], factors: Mapping[str, float]
+) -> Float[Tensor, "n d"]:
+    """`z` with each row scaled by its behaviour's factor."""
+    return z * torch.tensor([factors.get(row.behaviour, 1.0) for row in rows])[:, None]
+
+
+def steered_rows(rows: Sequence[Row]) -> list[int]:
+    """Indices of the rows that are not to be left alone.
+
+    Raises:
+        DataError: there are none.
+    """
+    chosen = [i for i, row in enumerate(rows) if row.behaviour != LEAVE_ALONE]
+    if not chosen:
+        raise DataError(
+            f'Every one of the {len(rows)} rows has the behaviour "{LEAVE_ALONE}": there is '
+            "nothing to learn from. Give rows with a behaviour that the recipe names."
+        )
+    return chosen
+
+
+def _prompts(
+    model: Model, rule: ContrastRule, rows: Sequence[Row]
+) -> tuple[list[Prompt], list[Prompt]]:
+    positive, negative = [], []
+    for row in rows:
+        if row.behaviour not in rule.behaviours:
+            raise DataError(
+                f"Row {row.id!r} has the behaviour {row.behaviour!r}, for which the recipe has no "
+                f"contrast.{nearest(row.behaviour, [*rule.behaviours, LEAVE_ALONE])}"
+            )
+        contrast = rule.behaviours[row.behaviour]
+        p, n = pair(row, contrast, close_turn=rule.close_turn, wrong=rule.wrong)
+        positive.append(p)
+        negative.append(n)
+    if rule.continue_tokens:
+        positive, negative = (_continued(model, rule, side) for side in (positive, negative))
+    return positive, negative
+
+
+def _continued(model: Model, rule: ContrastRule, prompts: list[Prompt]) -> list[Prompt]:
+    more = model.complete(
+        prompts, rule.continue_tokens, temperature=rule.continue_temperature, seed=0
+    )
+    return [
+        replace(p, completion=f"{p.completion} {text}".strip())
+        for p, text in zip(prompts, more, strict=True)
+    ]

@@ -1,0 +1,29 @@
+"""Any method behind any gate: WHEN from one recipe, WHAT from another."""
+
+from dataclasses import replace
+from typing import Literal
+
+from steersman.core.part import part
+from steersman.core.roles import GateMethod, Model
+from steersman.core.steerer import Method, Steerer
+from steersman.data.rows import Dataset
+from steersman.methods.contrast import LEAVE_ALONE
+
+
+@part("gated")
+class Gated(Method[Dataset]):
+    """The steerer of `method` with its gate replaced by the one that `gate` fits.
+
+    The gate is fitted on all rows. With `train_on = "steered"` the method is fitted on the rows
+    with a behaviour alone, since the gate is there to leave the others alone.
+    """
+
+    method: Method[Dataset]
+    gate: GateMethod[Dataset]
+    train_on: Literal["all", "steered"] = "all"
+
+    def fit(self, model: Model, data: Dataset) -> Steerer:
+        steered = tuple(row for row in data.rows if row.behaviour != LEAVE_ALONE)
+        rows = steered if self.train_on == "steered" else data.rows
+        steerer = self.method.fit(model, replace(data, rows=rows))
+        return replace(steerer, gate=self.gate.fit(model, data))

@@ -1,0 +1,73 @@
+"""L2S: a small net predicts the vector that fits this input.  Parekh et al. 2025, arXiv:2508.12815
+
+    z_X = h(X, positive) - h(X, negative) at `site`                                  (Eq. 5)
+    g   = argmin sum_X |g(h_X) - z_X|^2,   h_X the state of the query at `context`     (Eq. 8)
+    h_t <- h_t + strength * g(h_X)   for every token in scope                          (Eq. 9)
+
+Rows of the behaviour "none" have the target 0 (the VLGuard recipe, App. A.1).
+
+Departs from the paper, all as options with the paper's value in the presets: contexts are
+standardised and targets scaled to unit norm before training; the scope is the last prompt token
+and the generated ones, since Eq. 9 taken literally cannot change the first answer token, while the
+released scripts write every token of the prompt.
+"""
+
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.part import part
+from steersman.core.roles import Model
+from steersman.core.steerer import Method, Steerer
+from steersman.core.types import Position, Read, Scope, Site
+from steersman.data.prompts import to_prompt
+from steersman.data.rows import Dataset
+from steersman.gates.always import AlwaysOpen
+from steersman.operators.add import Add
+from steersman.methods.contrast import ContrastRule, contrast_vectors, norm_factors, scaled, steered_rows
+from steersman.methods.net_training import NetTraining, train_net
+
+
+@part("l2s")
+class L2S(Method[Dataset]):
+    """h_t <- h_t + strength * W2 tanh(W1 h_X + b1), with h_X read once per request at `context`.
+
+    Paper: Learning to Steer, arXiv:2508.12815, Eqs. 5 to 9. `context` may lie in another layer
+    than `site`; where it lies deeper, or the scope reaches tokens before it, generation begins
+    with a probe pass.
+    """
+
+    site: Site
+    context: Read
+    contrasts: ContrastRule
+    net: NetTraining = NetTraining()
+    scope: Scope = Scope.LAST_AND_GENERATED
+    strength: float = 1.0
+
+    def fit(self, model: Model, data: Dataset) -> Steerer:
+        model.spec.check([self.site, self.context.site], "L2S")
+        steered_rows(data.rows)
+        z = contrast_vectors(model, self.contrasts, data.rows, [self.site])[self.site]
+        z = scaled(data.rows, z, norm_factors(self.contrasts, data.rows, z))
+        context = read_contexts(model, data, self.context)
+        groups = [row.answer or row.behaviour for row in data.rows]
+        return Steerer(
+            sites=(self.site,),
+            gate=AlwaysOpen(),
+            synthesizer=train_net(self.net, self.context, context, z, groups),
+            operator=Add(),
+            scope=self.scope,
+            strength=self.strength,
+        )
+
+
+def read_contexts(model: Model, data: Dataset, read: Read) -> Float[Tensor, "n d"]:
+    """The states that a part reading `read` will see: float32 `(n, d)`.
+
+    Rendering without the generation prompt ends the prompt at the user's turn.
+    """
+    flag = read.generation_prompt
+    prompts = [replace(to_prompt(row), generation_prompt=flag) for row in data.rows]
+    position = Position("prompt", "last", skip_last=-1 - read.offset)
+    return model.capture(prompts, [read.site], position)[read.site]

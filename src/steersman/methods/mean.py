@@ -1,0 +1,44 @@
+"""Mean vector: everyone gets the average of the contrast vectors.
+
+    v = mean over steered fit rows of z_X          h_t <- h_t + strength * v
+"""
+
+from steersman.core.part import part
+from steersman.core.roles import Model
+from steersman.core.steerer import Method, Steerer
+from steersman.core.types import Scope, Site
+from steersman.data.rows import Dataset
+from steersman.gates.always import AlwaysOpen
+from steersman.operators.add import Add
+from steersman.synthesizers.static import StaticVector
+from steersman.methods.contrast import ContrastRule, contrast_vectors, norm_factors, scaled, steered_rows
+
+
+@part("mean")
+class MeanVector(Method[Dataset]):
+    """v = E[z_X] over the fit rows that are not to be left alone; the static baseline of L2S.
+
+    With `behaviour` set, every row is contrasted as that behaviour: Mean-S(BA) of the paper
+    (arXiv:2508.12815, section 4), which can do one thing only.
+    """
+
+    site: Site
+    contrasts: ContrastRule
+    behaviour: str | None = None
+    scope: Scope = Scope.LAST_AND_GENERATED
+    strength: float = 1.0
+
+    def fit(self, model: Model, data: Dataset) -> Steerer:
+        model.spec.check([self.site], "The mean vector")
+        rule = self.contrasts if self.behaviour is None else self.contrasts.only(self.behaviour)
+        rows = [data.rows[i] for i in steered_rows(data.rows)]
+        z = contrast_vectors(model, rule, rows, [self.site])[self.site]
+        vector = scaled(rows, z, norm_factors(rule, rows, z)).mean(0)
+        return Steerer(
+            sites=(self.site,),
+            gate=AlwaysOpen(),
+            synthesizer=StaticVector(sites=(self.site,), vectors=vector[None]),
+            operator=Add(),
+            scope=self.scope,
+            strength=self.strength,
+        )

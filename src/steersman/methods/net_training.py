@@ -1,0 +1,193 @@
+"""Trains the net of L2S: contexts in, contrast vectors out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from sklearn.decomposition import DictionaryLearning, TruncatedSVD
+from torch import Tensor, nn
+
+from steersman.core.errors import RecipeError
+from steersman.core.types import Read
+from steersman.synthesizers.net import SteeringNet
+
+
+@dataclass(frozen=True)
+class NetTraining:
+    """Hyperparameters of the net and its training.
+
+    Per row, with targets z and weights from the fields (L2S, App. B.1):
+
+        loss = l2 * mean_d (g - z)^2 + l1 * mean_d |g - z| - cosine * cos(g, z)
+
+    Attributes:
+        hidden: width of the hidden layer (K in the paper: 100; 400 for Qwen2-VL on POPE).
+        activation: "relu" can predict an exact zero (the paper's VLGuard nets), "tanh" else.
+        decoder: how the decoder begins: from the singular vectors of the centred targets ("svd",
+            POPE), from a dictionary with positive codes ("dictionary", safety), or at random.
+        inputs: "standardise" contexts over the fit rows, or take them "raw" (paper).
+        targets: "unit" scales them by their mean norm, or "raw" (paper).
+        cosine_ramp: whether the cosine weight grows linearly from 0 over the epochs (POPE).
+        schedule: "constant", "linear" to zero, or "cosine" with `warmup` epochs before it.
+        balance: "rows" weighs rows alike; "groups" weighs answers or behaviours alike (POPE).
+        validation: share of the rows held out to choose the epoch; 0 keeps the last epoch.
+    """
+
+    hidden: int = 100
+    activation: Literal["tanh", "relu"] = "tanh"
+    decoder: Literal["svd", "dictionary", "random"] = "svd"
+    inputs: Literal["standardise", "raw"] = "standardise"
+    targets: Literal["unit", "raw"] = "unit"
+    l2: float = 1.0
+    l1: float = 0.0
+    cosine: float = 0.1
+    cosine_ramp: Literal["none", "linear"] = "none"
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: int = 0
+    balance: Literal["rows", "groups"] = "rows"
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.epochs < 1 or self.batch_size < 1:
+            raise RecipeError("net: hidden, epochs and batch_size must be 1 or more.")
+        if not 0 <= self.validation < 1:
+            raise RecipeError(f"net.validation is {self.validation}; it must be in [0, 1).")
+
+
+class Net(nn.Module):
+    """Linear, activation, linear without bias; lives only while it is trained."""
+
+    def __init__(self, d: int, plan: NetTraining) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(d, plan.hidden)
+        self.decoder = nn.Linear(plan.hidden, d, bias=False)
+        self.activation = torch.tanh if plan.activation == "tanh" else torch.relu
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.decoder(self.activation(self.encoder(x)))
+
+
+def train_net(
+    plan: NetTraining,
+    read: Read,
+    contexts: Float[Tensor, "n d"],
+    targets: Float[Tensor, "n d"],
+    groups: Sequence[str],
+) -> SteeringNet:
+    """The synthesizer that maps contexts read at `read` to targets.
+
+    Raises:
+        RecipeError: there are fewer rows than the decoder's initialisation needs.
+    """
+    _, d = contexts.shape
+    mean, spread = torch.zeros(d), torch.ones(d)
+    if plan.inputs == "standardise":
+        mean, spread = contexts.mean(0), contexts.std(0).clamp_min(1e-5)
+    moved = targets.norm(dim=1) > 1e-9
+    scale = 1.0
+    if plan.targets == "unit":
+        # Entries of about 1 rather than rows of length 1: losses are means over d.
+        scale = float(targets[moved].norm(dim=1).mean()) / d**0.5
+    net = _optimised(plan, (contexts - mean) / spread, targets / scale, groups)
+    return SteeringNet(
+        read=read,
+        mean=mean,
+        spread=spread,
+        encoder=net.encoder.weight.detach(),
+        bias=net.encoder.bias.detach(),
+        decoder=net.decoder.weight.detach(),
+        scale=scale,
+        activation=plan.activation,
+    )
+
+
+def _optimised(plan: NetTraining, x: Tensor, z: Tensor, groups: Sequence[str]) -> Net:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        net = Net(x.shape[1], plan)
+        order = torch.randperm(len(x))
+        held = order[: round(plan.validation * len(x))]
+        rows = order[len(held) :]
+        net.decoder.weight.data = _decoder(plan, z[rows], net.decoder.weight.data)
+        weight = _row_weights(plan, groups)
+        optimiser = torch.optim.Adam(
+            net.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        best, kept = float("inf"), {}
+        for epoch in range(plan.epochs):
+            for group in optimiser.param_groups:
+                group["lr"] = plan.learning_rate * _rate(plan, epoch)
+            ramp = epoch / plan.epochs if plan.cosine_ramp == "linear" else 1.0
+            shuffled = rows[torch.randperm(len(rows))]
+            for chosen in shuffled.split(plan.batch_size):
+                loss = (_loss(plan, net(x[chosen]), z[chosen], ramp) * weight[chosen]).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+            if len(held):
+                with torch.no_grad():
+                    now = float((_loss(plan, net(x[held]), z[held], 1.0) * weight[held]).mean())
+                if now < best:
+                    best, kept = now, {k: v.clone() for k, v in net.state_dict().items()}
+    if kept:
+        net.load_state_dict(kept)
+    return net
+
+
+def _loss(plan: NetTraining, made: Tensor, wanted: Tensor, ramp: float) -> Float[Tensor, " n"]:
+    """Per row; a zero target has no direction, so no cosine term."""
+    error = made - wanted
+    loss = plan.l2 * error.pow(2).mean(1) + plan.l1 * error.abs().mean(1)
+    moved = (wanted.norm(dim=1) > 1e-9).float()
+    return loss - plan.cosine * ramp * moved * F.cosine_similarity(made, wanted)
+
+
+def _row_weights(plan: NetTraining, groups: Sequence[str]) -> Float[Tensor, " n"]:
+    if plan.balance == "rows":
+        return torch.ones(len(groups))
+    names = sorted(set(groups))
+    count = {name: groups.count(name) for name in names}
+    return torch.tensor([len(groups) / (len(names) * count[g]) for g in groups])
+
+
+def _rate(plan: NetTraining, epoch: int) -> float:
+    if epoch < plan.warmup:
+        return (epoch + 1) / plan.warmup
+    done = (epoch - plan.warmup) / max(1, plan.epochs - plan.warmup)
+    if plan.schedule == "linear":
+        return 1 - done
+    if plan.schedule == "cosine":
+        return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+    return 1.0
+
+
+def _decoder(plan: NetTraining, z: Tensor, default: Tensor) -> Tensor:
+    if plan.decoder == "random":
+        return default
+    most = min(z.shape[0], z.shape[1])
+    if plan.hidden > most:
+        raise RecipeError(
+            f"net.hidden is {plan.hidden}, but {z.shape[0]} rows of width {z.shape[1]} have at "
+            f"most {most} directions. Lower net.hidden, give more rows, or set net.decoder to "
+            '"random".'
+        )
+    if plan.decoder == "svd":
+        start = TruncatedSVD(plan.hidden, random_state=plan.seed).fit((z - z.mean(0)).numpy())
+    else:
+        start = DictionaryLearning(
+            plan.hidden,
+            positive_code=True,
+            fit_algorithm="cd",
+            transform_algorithm="lasso_cd",
+            max_iter=50,
+            random_state=plan.seed,
+        ).fit(z.numpy())
+    return torch.tensor(start.components_.T, dtype=torch.float32).contiguous()

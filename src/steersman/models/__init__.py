@@ -1,0 +1,1 @@
+"""Architectures of transformers: where the blocks are, how prompts become tokens, who a model is."""

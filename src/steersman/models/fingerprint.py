@@ -1,0 +1,55 @@
+"""Who a model is: hashes of its configuration, sampled weights, chat template and processor."""
+
+import hashlib
+import json
+
+import torch
+from transformers import PreTrainedModel
+
+VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation")
+NUM_SAMPLED_TENSORS, NUM_SAMPLED_NUMBERS = 16, 64
+
+
+def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
+    """Hashes by name. The weights are compared as bfloat16, so that the loading type is free."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    return {
+        "config": _sha(_stable(model.config.to_dict())),
+        "weights": _weights(model),
+        "chat_template": _sha(template or ""),
+        "processor": _sha(_processor(processor)),
+    }
+
+
+def _weights(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    named = sorted(model.state_dict().items())
+    step = max(1, len(named) // NUM_SAMPLED_TENSORS)
+    for name, tensor in named[::step]:
+        flat = tensor.detach().flatten()
+        picked = torch.linspace(0, max(0, len(flat) - 1), NUM_SAMPLED_NUMBERS).long()
+        numbers = flat[picked.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu()
+        digest.update(name.encode() + numbers.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _processor(processor: object) -> object:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    images = getattr(processor, "image_processor", None)
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    settings = _stable(images.to_dict()) if images is not None else None
+    return [vocabulary, settings]
+
+
+def _stable(value: object) -> object:
+    """Without what differs between two loads of the same files."""
+    if isinstance(value, dict):
+        return {str(k): _stable(v) for k, v in value.items() if k not in VOLATILE}
+    if isinstance(value, (list, tuple)):
+        return [_stable(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _sha(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

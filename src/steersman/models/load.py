@@ -1,0 +1,66 @@
+"""Loads a model and its processor by path or hub id, without code from the hub."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from steersman.core.errors import ModelError
+from steersman.models.processors import load_processor
+
+BUNDLED = "bundled"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with what prepares its inputs."""
+
+    id: str
+    model: PreTrainedModel
+    processor: ProcessorMixin | PreTrainedTokenizerBase
+
+
+def bundled_path() -> Path:
+    """The folder of the model that comes with this package."""
+    return Path(str(files("steersman.world") / "bundled"))
+
+
+def load_pretrained(source: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
+    """`source` is "bundled", a folder, or an id on the Hugging Face hub.
+
+    Raises:
+        ModelError: it cannot be loaded; says why.
+    """
+    path = str(bundled_path()) if source == BUNDLED else source
+    looks_local = Path(path).is_absolute() or path.startswith(".")
+    if looks_local and not Path(path).is_dir():
+        raise ModelError(f"There is no model at {path}. Give a folder with config.json, or a hub id.")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        pictures = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        auto = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
+        model = auto.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=False)
+        processor = (
+            load_processor(path, config.model_type)
+            if pictures
+            else AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"The model {source!r} could not be loaded: {first} Give a folder that holds a "
+            "transformers model with its processor, a hub id, or 'bundled'."
+        ) from error
+    return Loaded(source, model.to(device).eval(), processor)
+
