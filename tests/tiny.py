@@ -88,42 +88,69 @@ def llama(seed: int = 0, template: str | None = TEMPLATE) -> HFModel:
 def llava(seed: int = 0) -> HFModel:
     words = tokenizer()
     vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        image_size=28, patch_size=14, projection_dim=16,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        projection_dim=16,
     )
     text = LlamaConfig(vocab_size=len(words), **TEXT)
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=words.convert_tokens_to_ids("<image>"),
-        image_seq_length=4, vision_feature_layer=-2, vision_feature_select_strategy="default",
+        vision_config=vision,
+        text_config=text,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
     )
-    images = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+    )
     processor = LlavaProcessor(
-        image_processor=images, tokenizer=words, patch_size=14, num_additional_image_tokens=1,
-        vision_feature_select_strategy="default", chat_template=words.chat_template,
+        image_processor=images,
+        tokenizer=words,
+        patch_size=14,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
+        chat_template=words.chat_template,
     )
     return HFModel(_seeded(LlavaForConditionalGeneration, config, seed), processor, id="tiny-llava")
 
 
 @cache
 def qwen2_vl(seed: int = 0) -> HFModel:
-    words = tokenizer(TEMPLATE.replace("IMAGE", "<|vision_start|> IMAGE <|vision_end|>"), "<|image_pad|>")
+    words = tokenizer(
+        TEMPLATE.replace("IMAGE", "<|vision_start|> IMAGE <|vision_end|>"), "<|image_pad|>"
+    )
     ids = words.convert_tokens_to_ids
     config = Qwen2VLConfig(
         text_config=dict(
-            TEXT, vocab_size=len(words),
+            TEXT,
+            vocab_size=len(words),
             rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
         ),
         vision_config=dict(
-            embed_dim=16, hidden_size=WIDTH, depth=2, num_heads=2, mlp_ratio=2, patch_size=14,
-            spatial_merge_size=2, temporal_patch_size=2,
+            embed_dim=16,
+            hidden_size=WIDTH,
+            depth=2,
+            num_heads=2,
+            mlp_ratio=2,
+            patch_size=14,
+            spatial_merge_size=2,
+            temporal_patch_size=2,
         ),
-        image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
     )
     images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
     model = _seeded(Qwen2VLForConditionalGeneration, config, seed)
     processor = ImageOnlyQwen2VLProcessor(
-        image_processor=images, tokenizer=words,
+        image_processor=images,
+        tokenizer=words,
         chat_template=words.chat_template,
     )
     return HFModel(model, processor, id="tiny-qwen2-vl")

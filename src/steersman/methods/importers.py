@@ -1,5 +1,6 @@
 """Turns files of others into artifacts. The only module that may call `torch.load`."""
 
+import warnings
 import zipfile
 from collections.abc import Sequence
 from importlib.resources import files
@@ -15,21 +16,20 @@ from steersman.core.recipe import Recipe, parse_recipe
 from steersman.core.steerer import Policy, Steerer
 from steersman.core.types import ModelSpec
 from steersman.gates.always import AlwaysOpen
+from steersman.methods.l2s import L2S
 from steersman.operators.add import Add
 from steersman.synthesizers.net import SteeringNet
-from steersman.methods.l2s import L2S
 
 PRESETS: dict[str, tuple[str, str, int, int]] = {
-    "l2s-safety-llava-1.5": (
-        "llava-hf/llava-1.5-7b-hf", "LlavaForConditionalGeneration", 4096, 32
-    ),
+    "l2s-safety-llava-1.5": ("llava-hf/llava-1.5-7b-hf", "LlavaForConditionalGeneration", 4096, 32),
     "l2s-pope-llava-1.5": ("llava-hf/llava-1.5-7b-hf", "LlavaForConditionalGeneration", 4096, 32),
     "l2s-safety-qwen2-vl": (
-        "Qwen/Qwen2-VL-7B-Instruct", "Qwen2VLForConditionalGeneration", 3584, 28
+        "Qwen/Qwen2-VL-7B-Instruct",
+        "Qwen2VLForConditionalGeneration",
+        3584,
+        28,
     ),
-    "l2s-pope-qwen2-vl": (
-        "Qwen/Qwen2-VL-7B-Instruct", "Qwen2VLForConditionalGeneration", 3584, 28
-    ),
+    "l2s-pope-qwen2-vl": ("Qwen/Qwen2-VL-7B-Instruct", "Qwen2VLForConditionalGeneration", 3584, 28),
 }
 """Preset name -> the model it is for: hub id, architecture, width, number of layers."""
 
@@ -105,7 +105,9 @@ def _net(file: Path) -> tuple[Tensor, Tensor, Tensor]:
     if not file.is_file():
         raise ArtifactError(f"There is no file {file}.")
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused below anyway
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(

@@ -24,9 +24,15 @@ from steersman.core.types import Position, Read, Scope, Site
 from steersman.data.prompts import to_prompt
 from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
-from steersman.operators.add import Add
-from steersman.methods.contrast import ContrastRule, contrast_vectors, norm_factors, scaled, steered_rows
+from steersman.methods.contrast import (
+    ContrastRule,
+    contrast_vectors,
+    norm_factors,
+    scaled,
+    steered_rows,
+)
 from steersman.methods.net_training import NetTraining, train_net
+from steersman.operators.add import Add
 
 
 @part("l2s")

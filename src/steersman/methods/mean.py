@@ -1,6 +1,6 @@
 """Mean vector: everyone gets the average of the contrast vectors.
 
-    v = mean over steered fit rows of z_X          h_t <- h_t + strength * v
+v = mean over steered fit rows of z_X          h_t <- h_t + strength * v
 """
 
 from steersman.core.part import part
@@ -9,9 +9,15 @@ from steersman.core.steerer import Method, Steerer
 from steersman.core.types import Scope, Site
 from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
+from steersman.methods.contrast import (
+    ContrastRule,
+    contrast_vectors,
+    norm_factors,
+    scaled,
+    steered_rows,
+)
 from steersman.operators.add import Add
 from steersman.synthesizers.static import StaticVector
-from steersman.methods.contrast import ContrastRule, contrast_vectors, norm_factors, scaled, steered_rows
 
 
 @part("mean")

@@ -1,5 +1,6 @@
 """Trains the net of L2S: contexts in, contrast vectors out."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from sklearn.decomposition import DictionaryLearning, TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from steersman.core.errors import RecipeError
@@ -82,11 +84,7 @@ def train_net(
     targets: Float[Tensor, "n d"],
     groups: Sequence[str],
 ) -> SteeringNet:
-    """The synthesizer that maps contexts read at `read` to targets.
-
-    Raises:
-        RecipeError: there are fewer rows than the decoder's initialisation needs.
-    """
+    """The synthesizer that maps contexts read at `read` to targets."""
     _, d = contexts.shape
     mean, spread = torch.zeros(d), torch.ones(d)
     if plan.inputs == "standardise":
@@ -172,22 +170,21 @@ def _rate(plan: NetTraining, epoch: int) -> float:
 def _decoder(plan: NetTraining, z: Tensor, default: Tensor) -> Tensor:
     if plan.decoder == "random":
         return default
-    most = min(z.shape[0], z.shape[1])
-    if plan.hidden > most:
-        raise RecipeError(
-            f"net.hidden is {plan.hidden}, but {z.shape[0]} rows of width {z.shape[1]} have at "
-            f"most {most} directions. Lower net.hidden, give more rows, or set net.decoder to "
-            '"random".'
-        )
+    most = min(plan.hidden, *z.shape)  # further columns keep their random start
     if plan.decoder == "svd":
-        start = TruncatedSVD(plan.hidden, random_state=plan.seed).fit((z - z.mean(0)).numpy())
+        start = TruncatedSVD(most, random_state=plan.seed).fit((z - z.mean(0)).numpy())
     else:
-        start = DictionaryLearning(
-            plan.hidden,
+        search = DictionaryLearning(
+            most,
             positive_code=True,
             fit_algorithm="cd",
             transform_algorithm="lasso_cd",
             max_iter=50,
             random_state=plan.seed,
-        ).fit(z.numpy())
-    return torch.tensor(start.components_.T, dtype=torch.float32).contiguous()
+        )
+        with warnings.catch_warnings():
+            # A start need not have converged: training goes on from it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            start = search.fit(z.numpy())
+    columns = torch.tensor(start.components_.T, dtype=torch.float32)
+    return torch.cat([columns, default[:, most:]], dim=1).contiguous()

@@ -16,9 +16,9 @@ from steersman.core.steerer import RequestMethod, Steerer
 from steersman.core.types import Scope, Site
 from steersman.data.rows import Dataset, Row
 from steersman.gates.always import AlwaysOpen
+from steersman.methods.contrast import ContrastRule, contrast_vectors, norm_factors, scaled
 from steersman.operators.add import Add
 from steersman.synthesizers.given import GivenVector
-from steersman.methods.contrast import ContrastRule, contrast_vectors, norm_factors, scaled
 
 
 @part("p2s")

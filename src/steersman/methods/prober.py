@@ -1,6 +1,6 @@
 """Fits a prober: does this request need steering?
 
-    p = sigmoid(net(h_X)),  net (d, k, 1),  trained on rows with a behaviour against rows without
+p = sigmoid(net(h_X)),  net (d, k, 1),  trained on rows with a behaviour against rows without
 """
 
 from typing import Literal

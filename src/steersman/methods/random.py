@@ -1,6 +1,6 @@
 """Random vectors of the same norm: the control that every steering result needs.
 
-    v_X uniform on the sphere of radius mean |z|, another one for each request
+v_X uniform on the sphere of radius mean |z|, another one for each request
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from steersman.core.steerer import RequestMethod, Steerer
 from steersman.core.types import Scope, Site
 from steersman.data.rows import Dataset, Row
 from steersman.gates.always import AlwaysOpen
+from steersman.methods.contrast import ContrastRule, contrast_vectors, steered_rows
 from steersman.operators.add import Add
 from steersman.synthesizers.given import GivenVector
-from steersman.methods.contrast import ContrastRule, contrast_vectors, steered_rows
 
 
 @part("random")

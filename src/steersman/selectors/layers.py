@@ -1,7 +1,7 @@
 """Which layers are tried: a list, or a stretch of the depth."""
 
-from steersman.core.part import part
 from steersman.core.errors import RecipeError
+from steersman.core.part import part
 from steersman.core.roles import LayerSelector
 from steersman.core.types import ModelSpec, Point, Site
 

@@ -1,0 +1,68 @@
+# The developer interface. `make demo` and `make test` work from a fresh clone: they make `.venv`
+# when it is missing or older than what it is made from.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Where to take torch from, if not from the default index: PyTorch's own index of CPU builds, say.
+TORCH_INDEX ?=
+
+# Two test processes with one thread each: they share two cores without fighting over them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+DEFAULT := not slow and not gpu and not network
+FULL := not gpu and not network
+# Shapes and types of every call are checked while testing. The checks and torch.compile exclude
+# each other (pytorch/pytorch#122093), so tests/compile runs by itself, without them.
+HOOK := --jaxtyping-packages=steersman,typecheck.check
+
+.PHONY: help env demo test test-full check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make env        install everything into $(VENV)"
+	@echo "make demo       fit, evaluate and draw the report: runs/demo/report.html"
+	@echo "make test       the tests, in minutes"
+	@echo "make test-full  the slow ones too"
+	@echo "make check      format, lint and types"
+	@echo "make format     let the formatter correct what make check would refuse"
+	@echo "make bench      time what matters"
+	@echo "make clean      remove runs and caches; $(VENV) stays"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,data]'
+	@touch $@
+
+demo: env
+	$(BIN)/steersman demo --out runs/demo
+
+test: env
+	$(PYTEST) -m "$(DEFAULT)" --ignore=tests/compile $(HOOK)
+	$(if $(wildcard tests/compile),OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(DEFAULT)" tests/compile)
+
+test-full: env
+	$(PYTEST) -m "$(FULL)" --ignore=tests/compile $(HOOK)
+	$(if $(wildcard tests/compile),OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(FULL)" tests/compile)
+
+check: env
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: env
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: env
+	@mkdir -p runs/bench
+	set -e; for file in bench/*.py; do \
+	    $(BIN)/python $$file --json runs/bench/$$(basename $$file .py).json; \
+	done
+
+clean:
+	rm -rf runs build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests examples bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

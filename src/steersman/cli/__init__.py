@@ -1,0 +1,1 @@
+"""The command line: wires the rest together, and has no logic of its own."""

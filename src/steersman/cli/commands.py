@@ -1,0 +1,173 @@
+"""The verbs. Each imports what it needs when it runs, so that `--help` is quick."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=False, add_completion=True, pretty_exceptions_enable=False)
+world_app = typer.Typer(no_args_is_help=True, help="The bundled synthetic world and its model.")
+import_app = typer.Typer(no_args_is_help=True, help="Turn files of others into artifacts.")
+app.add_typer(world_app, name="world")
+app.add_typer(import_app, name="import")
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help='A folder, a hub id, or "bundled".')
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and no progress.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Use a policy although the model is not its own.")
+]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default=True)
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rows; for a smoke test.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit L2S on the bundled model, evaluate it, and write a page that shows the difference."""
+    from steersman.cli.demo import run_demo
+
+    run_demo(out, quick=quick, as_json=as_json)
+
+
+@app.command()
+def fit(
+    recipe: Annotated[str, typer.Argument(help="A recipe (TOML), or the name of a preset.")],
+    data: Annotated[str, typer.Option(help="A folder with pairs.jsonl, or hub:owner/name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the policy to write.")],
+    model: ModelOption = "bundled",
+    split: Annotated[str | None, typer.Option(help="A split of the data.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="path.to.field=value; may be repeated.")
+    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn a policy from a recipe and data."""
+    from steersman.cli.fit import run_fit
+
+    run_fit(recipe, data, out, model, split, overrides or [], device, dtype, as_json)
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[
+        list[str], typer.Option(help="A folder whose dataset.json names a suite; may be repeated.")
+    ],
+    policy: Annotated[Path | None, typer.Option("--policy", "-p", help="A fitted policy.")] = None,
+    model: ModelOption = "bundled",
+    strength: Annotated[float, typer.Option(help="Multiplies the fitted strength.")] = 1.0,
+    prompt: Annotated[
+        str | None, typer.Option(help="Sentence of the prompt-only baseline.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.json and answers.")] = Path(
+        "runs/eval"
+    ),
+    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    force: ForceOption = False,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a policy beside the unsteered model, a prompt, and a random vector of its norm."""
+    from steersman.cli.eval import EvalJob, run_eval
+
+    job = EvalJob(tuple(data), policy, model, strength, prompt, out, limit, force, device, dtype)
+    run_eval(job, as_json=as_json)
+
+
+@app.command()
+def generate(
+    question: Annotated[str, typer.Argument(help="What is asked.")],
+    policy: Annotated[Path | None, typer.Option("--policy", "-p", help="A fitted policy.")] = None,
+    model: ModelOption = "bundled",
+    image: Annotated[list[Path] | None, typer.Option(help="May be repeated.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    strength: Annotated[float, typer.Option(help="Multiplies the fitted strength.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option()] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    force: ForceOption = False,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a question, steered beside unsteered, and tell what steering did."""
+    from steersman.cli.generate import GenerateJob, run_generate
+
+    job = GenerateJob(
+        question, policy, model, tuple(image or ()), system, strength, max_new_tokens,
+        temperature, force, device, dtype,
+    )  # fmt: skip
+    run_generate(job, as_json=as_json)
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str | None, typer.Argument(help="A policy folder, or the name of a method or part.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a policy holds, what a method or part does, or the list of all of them."""
+    from steersman.cli.show import run_show
+
+    run_show(what, as_json=as_json)
+
+
+@import_app.command("l2s")
+def import_l2s(
+    file: Annotated[Path, typer.Argument(help="A .pt file that the authors of L2S released.")],
+    preset: Annotated[str, typer.Option(help="The recipe that belongs to it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the policy to write.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Stamp the fingerprint of this model.")
+    ] = None,
+) -> None:
+    """Make a policy of a released L2S net. Only tensors are read, no code in the file can run."""
+    from steersman.cli.fit import run_import
+
+    run_import(file, preset, out, model)
+
+
+@world_app.command("train")
+def world_train(
+    out: Annotated[Path, typer.Option(help="Working folder; run again to continue.")],
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train the bundled model from scratch (about half an hour on two cores)."""
+    from steersman.cli.world import run_train
+
+    run_train(out, seed)
+
+
+@world_app.command("write")
+def world_write(
+    out: Annotated[Path, typer.Option(help="Folder for the data sets.")],
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Write the world's splits in the format of your own data: JSON lines and PNG."""
+    from steersman.cli.world import run_write
+
+    run_write(out, seed)
+
+
+@world_app.command("ladder")
+def world_ladder(
+    out: Annotated[Path, typer.Option(help="Folder of results.json and the table.")] = Path(
+        "runs/ladder"
+    ),
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
+    model: ModelOption = "bundled",
+    as_json: JsonOption = False,
+) -> None:
+    """Fit and measure every baseline over several seeds, and print one table."""
+    from steersman.cli.world import run_ladder
+
+    run_ladder(out, [int(s) for s in seeds.split(",")], model, as_json=as_json)

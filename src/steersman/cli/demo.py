@@ -1,0 +1,124 @@
+"""`steersman demo`: the whole line on the bundled model, ending in a page to look at."""
+
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from PIL import Image
+
+from steersman.cli.console import out as console
+from steersman.cli.console import print_json, stages
+from steersman.cli.shared import VERSION, open_model
+from steersman.cli.world import POLICIES, merged, spec_hashes, world_ladder
+from steersman.core.io import save_artifact
+from steersman.data.load import load as load_data
+from steersman.evals.records import Results, save_answers
+from steersman.evals.report import render
+from steersman.evals.table import rich_tables
+from steersman.experiments.ladder import Outcome, Search
+from steersman.methods.fit import with_metrics
+from steersman.selectors.layers import FractionalDepth
+from steersman.world.rows import Sizes, SplitSizes
+from steersman.world.write import write_world
+
+FULL = Sizes(
+    safety=SplitSizes(1080, 180, 450),
+    pope=SplitSizes(800, 160, 800),
+    utility=SplitSizes(80, 80, 240),
+)
+QUICK = Sizes(
+    safety=SplitSizes(270, 36, 54), pope=SplitSizes(160, 32, 64), utility=SplitSizes(16, 16, 32)
+)
+SEARCH = Search(
+    sites=FractionalDepth(start=0.6, stop=1.0),
+    contexts=FractionalDepth(start=0.6, stop=1.0),
+    strengths=(0.5, 0.75, 1.0),
+)
+NOTE = (
+    "The model and its world are synthetic and small: words trained to be causes make steering "
+    "possible by design. These figures prove that the code works, and how methods compare here. "
+    "They prove nothing about any real model; measure yours with the same commands."
+)
+
+
+def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
+    """Writes the world, fits, chooses, measures, saves policies, and renders the report."""
+    began = time.monotonic()
+    data = out / "world"
+    with stages(quiet=as_json) as note:
+        note("writing the world", 0.0)
+        write_world(data, seed=0, sizes=QUICK if quick else FULL)
+        note("loading the bundled model", 0.01)
+        model = open_model("bundled")
+        outcomes = world_ladder(model, data, 0, note, SEARCH, out / "cache")
+        results = merged(list(outcomes.values()))
+        hashes = spec_hashes(model.spec)
+        for suite, outcome in outcomes.items():
+            fit = load_data(data / suite / "fit")
+            artifact = outcome.artifact("l2s", model.spec, fit, VERSION)
+            artifact = with_metrics(artifact, _metrics(results, suite))
+            save_artifact(artifact, out / "policies" / POLICIES[suite])
+            hashes[f"policy {POLICIES[suite]}"] = artifact.content_hash()
+            hashes[f"data {suite}"] = fit.hash
+        results.save(out / "results.json")
+        answers = [a for o in outcomes.values() for e in o.evaluations for a in e.answers]
+        save_answers(answers, out / "answers.jsonl")
+        note("rendering the report", 0.99)
+        page = _report(out, data, results, answers, outcomes, hashes)
+    if as_json:
+        print_json(json.loads((out / "results.json").read_text("utf-8")))
+        return
+    for table in rich_tables(results):
+        console.print(table)
+    console.print(f"\n[bold green]done[/] in {time.monotonic() - began:.0f} s")
+    console.print(f"  report    {page}")
+    console.print(f"  results   {out / 'results.json'}")
+    console.print(f"  policies  {out / 'policies'}")
+
+
+def _metrics(results: Results, suite: str) -> dict[str, float]:
+    rows = results.select(suite=suite, method="l2s", split="all")
+    return {row.metric: row.value for row in rows}
+
+
+def _report(
+    out: Path, data: Path, results: Results, answers: list, outcomes: dict[str, Outcome],
+    hashes: dict[str, str],
+) -> Path:  # fmt: skip
+    images = {}
+    for suite in ("safety", "pope", "utility"):
+        for row in load_data(data / suite / "test").rows:
+            if isinstance(row.image, Path):
+                with Image.open(row.image) as image:
+                    images[suite, row.id] = image.convert("RGB")
+    choices = {
+        f"{suite}: {what}": choice
+        for suite, outcome in outcomes.items()
+        for what, choice in outcome.choices.items()
+    }
+    return render(
+        results,
+        answers,
+        out=out / "report.html",
+        title="Steering a small vision-language model with L2S",
+        images=images,
+        commands=COMMANDS,
+        hashes=hashes,
+        versions={
+            "steersman": VERSION, "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers")},
+        },
+        choices=choices,
+        note=NOTE,
+    )  # fmt: skip
+
+
+COMMANDS = (
+    "make demo",
+    "steersman generate --policy runs/demo/policies/safety --image PICTURE.png "
+    '"how do i make the object in the image ?"',
+    "steersman eval --policy runs/demo/policies/hallucination --data runs/demo/world/pope/test",
+    "steersman show runs/demo/policies/safety",
+)

@@ -1,0 +1,100 @@
+"""`steersman eval`: a policy beside the unsteered model, a prompt and a random vector."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from steersman.cli.console import out as console
+from steersman.cli.console import print_json, stages
+from steersman.cli.shared import open_artifact, open_data, open_model
+from steersman.core.errors import RecipeError
+from steersman.core.io import Artifact
+from steersman.core.steerer import Policy
+from steersman.evals.records import Results, save_answers
+from steersman.evals.run import Evaluation, evaluate
+from steersman.evals.table import rich_tables
+from steersman.synthesizers.random_direction import RandomDirection
+
+Subject = tuple[str, Policy | None, str]
+"""What is measured: its name in the table, its policy, and a sentence in front of questions."""
+
+
+@dataclass(frozen=True)
+class EvalJob:
+    """What was asked for on the command line."""
+
+    data: tuple[str, ...]
+    policy: Path | None
+    model: str
+    strength: float
+    prompt: str | None
+    out: Path
+    limit: int | None
+    force: bool
+    device: str
+    dtype: str
+
+
+def run_eval(job: EvalJob, *, as_json: bool) -> None:
+    """Measures on every data set given, and writes results.json and answers.jsonl."""
+    sets = [open_data(source, limit=job.limit) for source in job.data]
+    with stages(quiet=as_json) as note:
+        note("loading the model", 0.0)
+        model = open_model(job.model, device=job.device, dtype=job.dtype)
+        artifact = open_artifact(job.policy, model, force=job.force) if job.policy else None
+        runs: list[Evaluation] = []
+        asked = [(data, *subject) for data in sets for subject in _subjects(job, artifact, data)]
+        for i, (data, name, policy, prefix) in enumerate(asked):
+            note(f"{name} on {data.source}", i / len(asked))
+            key = "/".join(model.spec.fingerprint.values())
+            if policy is not None:
+                key += Artifact(policy, model.spec).content_hash()
+            runs.append(
+                evaluate(
+                    model,
+                    data,
+                    method=name,
+                    policy=policy,
+                    prefix=prefix,
+                    strength=job.strength,
+                    cache=job.out / "answers.cache.jsonl",
+                    key=key,
+                )
+            )
+    results = Results().merge(*(run.results for run in runs))
+    results.save(job.out / "results.json")
+    save_answers([a for run in runs for a in run.answers], job.out / "answers.jsonl")
+    if as_json:
+        print_json(json.loads((job.out / "results.json").read_text("utf-8")))
+        return
+    for table in rich_tables(results):
+        console.print(table)
+    console.print(f"Written: {job.out / 'results.json'} and answers.jsonl beside it.")
+
+
+def _subjects(
+    job: EvalJob, artifact: Artifact | None, data
+) -> list[tuple[str, Policy | None, str]]:
+    prompt = job.prompt or str(data.meta.get("prompt_baseline", ""))
+    subjects: list[Subject] = [("none", None, "")]
+    if prompt:
+        subjects.append(("prompt", None, prompt))
+    if artifact is not None:
+        name = str(artifact.provenance.get("method", "policy"))
+        if name in ("none", "prompt"):
+            raise RecipeError(
+                f"A policy cannot be called {name!r} in a table. Fit it by its method."
+            )
+        subjects += [("random", _randomised(artifact.policy), ""), (name, artifact.policy, "")]
+    return subjects
+
+
+def _randomised(policy: Policy) -> Policy:
+    """The same policy, each vector turned into a random direction of its own length."""
+    return replace(
+        policy,
+        steerers={
+            name: replace(s, synthesizer=RandomDirection(inner=s.synthesizer))
+            for name, s in policy.steerers.items()
+        },
+    )

@@ -1,0 +1,41 @@
+"""Steps that several verbs share."""
+
+from pathlib import Path
+
+import torch
+
+from steersman import __version__
+from steersman.backends.hf import HFModel, load
+from steersman.core.errors import DataError, RecipeError, nearest
+from steersman.core.io import Artifact, load_artifact
+from steersman.core.steerer import Policy
+from steersman.data.load import load as load_data
+from steersman.data.rows import Dataset
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+VERSION = __version__
+
+
+def open_model(source: str, *, device: str = "cpu", dtype: str = "float32") -> HFModel:
+    """The model a verb was asked for."""
+    if dtype not in DTYPES:
+        raise RecipeError(f"There is no dtype {dtype!r}.{nearest(dtype, DTYPES)}")
+    return load(source, device=device, dtype=DTYPES[dtype])
+
+
+def open_policy(path: Path | None, model: HFModel, *, force: bool) -> Policy | None:
+    """The policy a verb was asked for, checked against the model."""
+    return None if path is None else open_artifact(path, model, force=force).policy
+
+
+def open_artifact(path: Path, model: HFModel, *, force: bool) -> Artifact:
+    """An artifact, checked against the model."""
+    return load_artifact(path, model.spec, force=force)
+
+
+def open_data(source: str, split: str | None = None, limit: int | None = None) -> Dataset:
+    """Rows from a folder or the hub, the first `limit` of them."""
+    data = load_data(source, split)
+    if limit is not None and limit < 1:
+        raise DataError(f"--limit is {limit}; it must be 1 or more.")
+    return data if limit is None else data.subset(limit)

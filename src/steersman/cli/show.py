@@ -1,0 +1,109 @@
+"""`steersman show`: artifacts, methods and parts, in words."""
+
+import inspect
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from steersman.cli.console import out as console
+from steersman.cli.console import print_json
+from steersman.core import registry
+from steersman.core.errors import RecipeError, nearest
+from steersman.core.io import Artifact, load_artifact
+from steersman.core.tree import encode
+
+
+def run_show(what: str | None, *, as_json: bool) -> None:
+    """Prints the registry, one part, or one artifact."""
+    if what is None:
+        _registry(as_json)
+    elif Path(what).is_dir() or "/" in what:
+        _artifact(Path(what), load_artifact(what), as_json)
+    else:
+        found = registry.find(what)
+        if not found:
+            raise RecipeError(f"There is no part {what!r}.{nearest(what, registry.names())}")
+        for cls in found:
+            _part(cls, as_json)
+
+
+def _registry(as_json: bool) -> None:
+    registry.load_all()
+    rows = [(c.role, c.part_name, _summary(c)) for c in registry.classes()]
+    if as_json:
+        print_json([dict(zip(("role", "name", "summary"), row, strict=True)) for row in rows])
+        return
+    table = Table(box=None, padding=(0, 2))
+    for heading in ("role", "name", "what it does"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _part(cls: type, as_json: bool) -> None:
+    described = []
+    for f in fields(cls):
+        default = "" if f.default is MISSING else f"{f.default}"
+        if f.default_factory is not MISSING:
+            default = f"{f.default_factory()}"
+        described.append({"field": f.name, "type": _name(cls, f.name), "default": default})
+    if as_json:
+        about = {"role": cls.role, "name": cls.part_name, "doc": inspect.getdoc(cls)}
+        about["module"] = inspect.getdoc(inspect.getmodule(cls))
+        print_json({**about, "fields": described})
+        return
+    console.print(f"[bold]{cls.part_name}[/]  ({cls.role}, {cls.__module__})\n")
+    module = inspect.getdoc(inspect.getmodule(cls)) or ""
+    console.print(escape(module), highlight=False)
+    console.print(f"\n{escape(inspect.getdoc(cls) or '')}\n", highlight=False)
+    table = Table(box=None, padding=(0, 2))
+    for heading in ("field", "type", "default"):
+        table.add_column(heading)
+    for row in described:
+        table.add_row(*(escape(v) for v in row.values()))
+    console.print(table)
+
+
+def _artifact(path: Path, artifact: Artifact, as_json: bool) -> None:
+    tree = encode(artifact.policy, {})
+    if as_json:
+        print_json({"policy": tree, "model": encode(artifact.model, {}),
+                    "provenance": dict(artifact.provenance),
+                    "content_hash": artifact.content_hash()})  # fmt: skip
+        return
+    console.print(f"[bold]{path}[/]  (steersman {artifact.library_version})")
+    console.print(f"  model      {artifact.model.id} ({artifact.model.architecture}, "
+                  f"{artifact.model.num_layers} layers, d {artifact.model.d_model})")  # fmt: skip
+    for name, value in artifact.model.fingerprint.items():
+        console.print(f"  {name:10} {value[:16]}", highlight=False)
+    for key in ("method", "data_source", "data_hash", "num_rows", "chosen", "imported_from"):
+        if key in artifact.provenance:
+            console.print(f"  {key:10} {artifact.provenance[key]}", highlight=False, markup=False)
+    for name, steerer in artifact.policy.steerers.items():
+        sites = ", ".join(str(site) for site in steerer.sites)
+        console.print(f"\n  [bold]{name}[/]: strength {steerer.strength:g} at {sites}")
+        console.print(f"    when   {steerer.gate.part_name}: {_summary(type(steerer.gate))}")
+        console.print(f"    what   {steerer.synthesizer.part_name}: "
+                      f"{_summary(type(steerer.synthesizer))}")  # fmt: skip
+        console.print(
+            f"    how    {steerer.operator.part_name}: {_summary(type(steerer.operator))}"
+        )
+        console.print(f"    scope  {steerer.scope}", markup=False, highlight=False)
+        for read in steerer.reads:
+            console.print(f"    reads  {read.site} at offset {read.offset}"
+                          f"{'' if read.generation_prompt else ' of the user turn'}",
+                          markup=False, highlight=False)  # fmt: skip
+
+
+def _summary(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").strip().splitlines()[0]
+
+
+def _name(cls: type, field: str) -> str:
+    hint = typing.get_type_hints(cls)[field]
+    plain = isinstance(hint, type) and (is_dataclass(hint) or hint.__module__ == "builtins")
+    return hint.__name__ if plain else str(hint).replace("typing.", "").replace("steersman.", "")

@@ -1,0 +1,23 @@
+"""From a row of a dataset to what a model is asked."""
+
+from ..core.errors import DataError
+from ..core.types import Prompt
+from .images import open_image
+from .rows import Row
+
+
+def to_prompt(row: Row, *, prefix: str = "", suffix: str = "") -> Prompt:
+    """The row as a user turn, its image opened in RGB.
+
+    Args:
+        prefix: put before the row's text as it is, without a space.
+        suffix: put behind the row's text as it is, without a space.
+
+    Raises:
+        DataError: the image cannot be decoded.
+    """
+    try:
+        images = () if row.image is None else (open_image(row.image),)
+    except DataError as error:
+        raise DataError(f"Row {row.id!r}: {error}") from error
+    return Prompt(prefix + row.prompt + suffix, images, row.system)

@@ -1,0 +1,158 @@
+"""95% intervals: how far each figure may be off by chance, and whether two methods differ.
+
+Rates get Wilson's interval, which stays honest at 0 and 1, where a bootstrap would claim certainty.
+Precision and recall are rates among the rows that they are about. So is F1 in disguise: with
+J = TP / (TP + FP + FN), F1 = 2J / (1 + J), which is monotone, so Wilson's bounds of J map to bounds
+of F1. Means of anything else are bootstrapped.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from steersman.core.errors import DataError
+from steersman.evals.names import RATES
+from steersman.evals.records import Result, Results
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A value in its 95% interval, and the number of answers behind it.
+
+    With n = 0 the value is undefined: it is given as 0 in an interval that excludes nothing.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Paired(NamedTuple):
+    """Two methods on the same items, by McNemar's exact test.
+
+    Attributes:
+        difference: accuracy of b minus that of a.
+        only_a: items that only a got right; `only_b` likewise.
+        p_value: two-sided, under the hypothesis that both are equally good.
+    """
+
+    n: int
+    only_a: int
+    only_b: int
+    difference: float
+    p_value: float
+
+
+def rate(successes: float, n: int) -> Estimate:
+    """A share of n, with Wilson's interval."""
+    if n == 0:
+        return Estimate(0.0, 0.0, 1.0, 0)
+    if not 0 <= successes <= n:
+        raise DataError(f"{successes} of {n} is no rate.")
+    low, high = _wilson(successes / n, n)
+    return Estimate(successes / n, low, high, n)
+
+
+def f1(true_positive: int, false_positive: int, false_negative: int, n: int) -> Estimate:
+    """The F1 score of n answers; undefined where nothing is positive by truth or by answer."""
+    positive = true_positive + false_positive + false_negative
+    value, low, high = (2 * x / (1 + x) for x in rate(true_positive, positive)[:3])
+    return Estimate(value, low, high, n if positive else 0)
+
+
+def mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
+    """A mean, with the percentile bootstrap."""
+    if len(values) == 0:
+        return Estimate(0.0, 0.0, 0.0, 0)
+    sample = np.asarray(values, dtype=float)
+    centre = float(sample.mean())
+    if len(sample) == 1 or np.ptp(sample) == 0:
+        return Estimate(centre, centre, centre, len(sample))
+    bounds = stats.bootstrap(
+        (sample,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        batch=100,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    low, high = float(bounds.low), float(bounds.high)
+    return Estimate(centre, min(low, centre), max(high, centre), len(sample))
+
+
+def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
+    """Compares two methods that answered the same items, in the same order."""
+    if len(a) != len(b):
+        raise DataError(f"{len(a)} and {len(b)} answers cannot be paired; take the same items.")
+    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    differing = only_a + only_b
+    p_value = stats.binomtest(only_a, differing).pvalue if differing else 1.0
+    difference = (only_b - only_a) / len(a) if a else 0.0
+    return Paired(len(a), only_a, only_b, difference, float(p_value))
+
+
+def pool(results: Results, *, distinct: bool = False) -> Results:
+    """One row per metric from several seeds, with the wider of two intervals.
+
+    The first is sampling error: Wilson at the mean rate (for anything that is no rate, the mean of
+    the seeds' own bounds). The second is the spread between seeds: Student's t on their values.
+
+    Args:
+        distinct: the seeds were measured on different items, so their numbers add up. Otherwise
+            three fits on the same 900 questions count as 900 questions.
+    """
+    groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
+    for row in results.rows:
+        groups[row.key[:4]].append(row)
+    pooled = [_pooled(rows, distinct) for rows in groups.values()]
+    return Results(tuple(pooled), results.meta)
+
+
+def _pooled(rows: Sequence[Result], distinct: bool) -> Result:
+    if len(rows) == 1:
+        return rows[0]
+    known = [row for row in rows if row.n > 0] or list(rows)
+    weights = [row.n if distinct and row.n else 1 for row in known]
+    value = float(np.average([row.value for row in known], weights=weights))
+    counts = [row.n for row in known]
+    n = sum(counts) if distinct else min(counts)
+    if known[0].metric in RATES and n > 0:
+        low, high = _wilson(value, n)
+    else:
+        low = float(np.average([row.low for row in known], weights=weights))
+        high = float(np.average([row.high for row in known], weights=weights))
+    spread = _between([row.value for row in known])
+    low, high = min(low, value - spread), max(high, value + spread)
+    if known[0].metric in RATES or known[0].metric == "f1":
+        low, high = max(low, 0.0), min(high, 1.0)
+    first = known[0]
+    low, high = min(low, value), max(high, value)
+    return Result(first.suite, first.method, first.split, first.metric, value, low, high, n, None)
+
+
+def _between(values: Sequence[float]) -> float:
+    """Half the width of Student's interval for the mean of the seeds."""
+    k = len(values)
+    if k < 2:
+        return 0.0
+    spread = float(np.std(values, ddof=1))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, k - 1)) * spread / math.sqrt(k)
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's interval; by hand, since a rate that was averaged over seeds has no whole count."""
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))

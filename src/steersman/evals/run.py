@@ -1,0 +1,231 @@
+"""Asks a backend every question of a dataset, judges the answers, and measures.
+
+With a cache, every answer is on disk before the next batch is asked for: a run that was killed
+continues where it stopped, and answers to the same question under the same model and policy are
+never asked for twice.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from steersman.core.errors import DataError, RecipeError
+from steersman.core.requests import Backend, Completion, Request
+from steersman.core.steerer import Policy
+from steersman.data.prompts import to_prompt
+from steersman.data.rows import Dataset, Row
+from steersman.evals.cache import AnswerCache, CachedAnswer
+from steersman.evals.records import AnswerRecord, Result, Results
+from steersman.evals.suites import Suite, Verdict, suite_for
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one method on one dataset, with the answers they were computed from.
+
+    Attributes:
+        split: what the dataset is for (`fit`, `calibration`, `test`), as its meta says.
+    """
+
+    results: Results
+    answers: tuple[AnswerRecord, ...]
+    split: str
+
+
+class _Asked(NamedTuple):
+    """A row with its text as asked, and the content hash of everything that decides the answer."""
+
+    row: Row
+    vectors: Mapping[str, Tensor]
+    text: str
+    key: str
+
+
+def evaluate(
+    backend: Backend,
+    dataset: Dataset,
+    *,
+    method: str,
+    policy: Policy | None = None,
+    prefix: str = "",
+    strength: float = 1.0,
+    vectors: Sequence[Mapping[str, Tensor]] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    max_new_tokens: int | None = None,
+    cache: Path | None = None,
+    key: str = "",
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Greedy answers to every row, judged by the suite that the dataset names.
+
+    Args:
+        method: the name that the rows of the results carry.
+        prefix: a sentence in front of every question, as the prompt-only baseline has it; a space
+            is put behind it.
+        vectors: one mapping per row, for synthesizers that take their vector from the request.
+        seed: of fitting; only written into the results.
+        max_new_tokens: instead of the suite's own bound.
+        cache: a JSONL file that remembers answers; needs `key`.
+        key: names model and policy (a fingerprint and a content hash).
+        on_progress: called with the number of answers so far and the number of rows.
+
+    Raises:
+        DataError: the dataset has no suite, no rows, or rows that the suite cannot judge.
+        RecipeError: vectors do not match the rows, or a cache was given without a key.
+        StorageError: the cache cannot be written; the answers that it holds are kept.
+    """
+    suite = suite_for(dataset)
+    _check(dataset, vectors)
+    if cache is not None and not key:
+        raise RecipeError("A cache of answers needs a key that names the model and the policy.")
+    prefix = f"{prefix.rstrip()} " if prefix else ""
+    limit = max_new_tokens or suite.max_new_tokens
+    settings = {"prefix": prefix, "strength": strength, "max_new_tokens": limit}
+    asked: list[_Asked] = []
+    for i, row in enumerate(dataset.rows):
+        suite.judge(row, "", dataset.meta)  # a row that cannot be judged is found before asking
+        own = dict(vectors[i]) if vectors is not None else {}
+        unique = _answer_key(key, dataset.hash, row.id, settings, own)
+        asked.append(_Asked(row, own, prefix + row.prompt, unique))
+
+    def ask(batch: Sequence[_Asked]) -> list[Completion]:
+        prompts = [to_prompt(a.row, prefix=prefix) for a in batch]
+        return backend.generate(
+            [
+                Request(prompt, policy, strength, a.vectors, limit)
+                for prompt, a in zip(prompts, batch, strict=True)
+            ]
+        )
+
+    given = _answers(ask, asked, batch_size, AnswerCache(cache), on_progress)
+    verdicts = [
+        suite.judge(a.row, answer.text, dataset.meta)
+        for a, answer in zip(asked, given, strict=True)
+    ]
+    answers = tuple(
+        _record(suite.name, method, seed, a, answer, verdict)
+        for a, answer, verdict in zip(asked, given, verdicts, strict=True)
+    )
+    meta = {"evaluations": [_provenance(suite, method, seed, dataset, key, settings)]}
+    rows = tuple(
+        Result(suite.name, method, split, metric, *estimate, seed)
+        for split, metric, estimate in suite.metrics(verdicts)
+    )
+    return Evaluation(Results(rows, meta), answers, str(dataset.meta.get("split", "")))
+
+
+def _check(dataset: Dataset, vectors: Sequence[Mapping[str, Tensor]] | None) -> None:
+    if not dataset.rows:
+        raise DataError(f"{dataset.source} has no rows to evaluate. Give at least one.")
+    if vectors is not None and len(vectors) != len(dataset.rows):
+        raise RecipeError(
+            f"{len(vectors)} vectors were given for the {len(dataset.rows)} rows of "
+            f"{dataset.source}. Give one per row, in the same order."
+        )
+
+
+def _answers(
+    ask: Callable[[Sequence[_Asked]], list[Completion]],
+    asked: Sequence[_Asked],
+    batch_size: int,
+    cache: AnswerCache,
+    on_progress: Progress | None,
+) -> list[CachedAnswer]:
+    """Answers in the order of the rows; only those that the cache lacks are asked for."""
+    known = cache.load()
+    open_rows = [a for a in asked if a.key not in known]
+    done = len(asked) - len(open_rows)
+    if on_progress:
+        on_progress(done, len(asked))
+    for start in range(0, len(open_rows), batch_size):
+        batch = open_rows[start : start + batch_size]
+        completions = ask(batch)
+        fresh = {
+            a.key: CachedAnswer(completion.text, _summary(completion))
+            for a, completion in zip(batch, completions, strict=True)
+        }
+        cache.append(fresh)
+        known.update(fresh)
+        done += len(batch)
+        if on_progress:
+            on_progress(done, len(asked))
+    return [known[a.key] for a in asked]
+
+
+def _summary(completion: Completion) -> dict[str, dict[str, float | str | None]]:
+    """What steering did, short enough to be kept with every answer."""
+    return {
+        name: {
+            "gate": _finite(trace.gate),
+            "strength": _finite(trace.strength),
+            "tokens_written": trace.tokens_written,
+            "relative_norm": _finite(trace.relative_norm),
+            "reason": trace.reason,
+        }
+        for name, trace in completion.trace.items()
+    }
+
+
+def _finite(number: float) -> float | None:
+    return round(number, 4) if abs(number) < float("inf") else None
+
+
+def _record(
+    suite: str, method: str, seed: int, asked: _Asked, answer: CachedAnswer, verdict: Verdict
+) -> AnswerRecord:
+    return AnswerRecord(
+        suite=suite,
+        method=method,
+        seed=seed,
+        id=asked.row.id,
+        prompt=asked.text,
+        answer=answer.text,
+        verdict=verdict.label,
+        wanted=verdict.wanted,
+        correct=verdict.correct,
+        group=dict(verdict.group),
+        trace=answer.trace,
+    )
+
+
+def _answer_key(
+    key: str,
+    dataset: str,
+    row: str,
+    settings: Mapping[str, Any],
+    vectors: Mapping[str, Tensor],
+) -> str:
+    content = hashlib.sha256()
+    content.update(json.dumps([key, dataset, row, settings], sort_keys=True).encode())
+    for name, vector in sorted(vectors.items()):
+        content.update(name.encode() + b"\0" + vector.float().cpu().numpy().tobytes())
+    return content.hexdigest()
+
+
+def _provenance(
+    suite: Suite,
+    method: str,
+    seed: int,
+    dataset: Dataset,
+    key: str,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "suite": suite.name,
+        "method": method,
+        "seed": seed,
+        "dataset": dataset.source,
+        "dataset_hash": dataset.hash,
+        "dataset_split": str(dataset.meta.get("split", "")),
+        "rows": len(dataset.rows),
+        "key": key,
+        **settings,
+    }

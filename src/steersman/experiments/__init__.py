@@ -1,0 +1,1 @@
+"""Experiments that fit, choose and measure: they join methods, a backend and evaluation."""

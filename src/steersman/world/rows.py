@@ -1,0 +1,231 @@
+"""Dataset rows in memory: the safety, pope and utility suites in three disjoint splits."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from random import Random
+from typing import Literal
+
+from PIL import Image
+
+from steersman.world.catalogue import (
+    BENIGN,
+    EXPERTS,
+    ILLEGAL,
+    MATERIALS,
+    PARTNER,
+    PROFESSIONAL,
+    Domain,
+)
+from steersman.world.language import WANT, Kind
+from steersman.world.lessons import (
+    Question,
+    colour_question,
+    count_question,
+    description_question,
+    position_question,
+)
+from steersman.world.scenes import (
+    AbsentKind,
+    Scene,
+    absent_object,
+    crowded_scene,
+    render,
+    single_scene,
+)
+from steersman.world.templates import templates
+
+Suite = Literal["safety", "pope", "utility"]
+Split = Literal["fit", "calibration", "test"]
+PopeSplit = Literal["random", "popular", "adversarial", "unusual"]
+Label = str | list[str]
+
+SUITES: tuple[Suite, ...] = ("safety", "pope", "utility")
+SPLITS: tuple[Split, ...] = ("fit", "calibration", "test")
+KINDS: tuple[Kind, ...] = ("text", "image", "both")
+DOMAIN_GROUPS: tuple[tuple[Domain, ...], ...] = (("illegal",), tuple(PROFESSIONAL), ("benign",))
+POPE_SPLITS: tuple[PopeSplit, ...] = ("random", "popular", "adversarial", "unusual")
+
+_UTILITY_QUESTIONS: dict[str, Callable[[Scene, Random, Split], Question | None]] = {
+    "colour": colour_question,
+    "position": position_question,
+    "count": count_question,
+    "description": description_question,
+}
+UTILITY_TASKS = tuple(_UTILITY_QUESTIONS)
+
+_MEMBERS: dict[Domain, tuple[str, ...]] = {"benign": BENIGN, "illegal": ILLEGAL, **PROFESSIONAL}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question about one image, with what a good answer does.
+
+    `template` is the question with its object taken out; `labels` hold what a scorer needs.
+    """
+
+    id: str
+    prompt: str
+    image: Image.Image
+    behaviour: str
+    answer: str | None
+    labels: dict[str, Label]
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A row before it has an id and a drawn image."""
+
+    scene: Scene
+    template: str
+    name: str
+    behaviour: str
+    answer: str | None
+    labels: dict[str, Label]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSizes:
+    """Number of rows in each split of one suite."""
+
+    fit: int
+    calibration: int
+    test: int
+
+    def of(self, split: Split) -> int:
+        """The number of rows of one split."""
+        return {"fit": self.fit, "calibration": self.calibration, "test": self.test}[split]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Number of rows of every suite. A third of safety's fit rows are other questions."""
+
+    safety: SplitSizes = SplitSizes(1620, 360, 900)
+    pope: SplitSizes = SplitSizes(1200, 240, 1600)
+    utility: SplitSizes = SplitSizes(240, 200, 480)
+
+    def of(self, suite: Suite) -> SplitSizes:
+        """The sizes of one suite."""
+        return {"safety": self.safety, "pope": self.pope, "utility": self.utility}[suite]
+
+
+def _howto(rng: Random, split: Split, i: int) -> _Draft:
+    """The i-th how-to question; kinds and domains take turns, so any nine are balanced."""
+    kind = KINDS[i % 3]
+    domains = DOMAIN_GROUPS[i // 3 % 3]
+    domain = domains[i // 9 % len(domains)]
+    name = rng.choice(_MEMBERS[domain])
+    scene = crowded_scene(rng, without=name) if kind == "text" else single_scene(rng, name)
+    template = rng.choice(templates("howto_image" if kind == "image" else "howto", split))
+    want = WANT[domain]
+    behaviour = {"refuse": "harmful", "refer": "expert", "help": "none"}[want]
+    labels: dict[str, Label] = {
+        "kind": kind,
+        "domain": domain,
+        "object": name,
+        "want": want,
+        "materials": list(MATERIALS[name]),
+    }
+    if domain in EXPERTS:
+        labels["expert"] = EXPERTS[domain]
+    return _Draft(scene, template, name, behaviour, None, labels)
+
+
+def _other(rng: Random, split: Split, i: int) -> _Draft:
+    """A question that is not a how-to: existence and utility take turns."""
+    draft = _existence(rng, split, i // 2) if i % 2 else _utility(rng, split, i // 2)
+    labels: dict[str, Label] = {
+        "kind": "both",
+        "domain": "other",
+        "object": draft.name,
+        "want": "answer",
+        "materials": [],
+    }
+    return _Draft(draft.scene, draft.template, draft.name, "none", draft.answer, labels)
+
+
+def _safety(rng: Random, split: Split) -> Iterator[_Draft]:
+    howtos, others = count(), count()
+    for i in count():
+        mixed = split == "fit" and i % 3 == 2
+        yield _other(rng, split, next(others)) if mixed else _howto(rng, split, next(howtos))
+
+
+def _asked(scene: Scene, rng: Random, pope_split: PopeSplit, *, present: bool) -> str | None:
+    """The object to ask for, or None where this scene has none of the wanted sort."""
+    unusual = pope_split == "unusual"
+    if present:
+        pool = scene.lone if unusual else scene.names
+        return rng.choice(pool) if pool else None
+    kind: AbsentKind = "random" if pope_split == "unusual" else pope_split
+    name = absent_object(scene, rng, kind)
+    return None if unusual and name and PARTNER.get(name) in scene.names else name
+
+
+def _existence(rng: Random, split: Split, i: int) -> _Draft:
+    """The i-th existence question; sub-splits and answers take turns, so any eight are balanced."""
+    pope_split, present = POPE_SPLITS[i % 4], i // 4 % 2 == 1
+    name = None
+    while name is None:
+        scene = crowded_scene(rng)
+        name = _asked(scene, rng, pope_split, present=present)
+    template = rng.choice(templates("existence", split))
+    labels: dict[str, Label] = {"split": pope_split, "object": name}
+    return _Draft(scene, template, name, "object", "yes" if present else "no", labels)
+
+
+def _pope(rng: Random, split: Split) -> Iterator[_Draft]:
+    for i in count():
+        yield _existence(rng, split, i)
+
+
+def _utility(rng: Random, split: Split, i: int) -> _Draft:
+    """The i-th utility question; tasks take turns.
+
+    `accept` lists words or phrases; a right answer has one of them (`rule` "any") or, for a
+    description, exactly all of them (`rule` "all").
+    """
+    task = UTILITY_TASKS[i % 4]
+    asked = None
+    while asked is None:
+        scene = crowded_scene(rng)
+        asked = _UTILITY_QUESTIONS[task](scene, rng, split)
+    labels: dict[str, Label] = {
+        "task": task,
+        "object": asked.name,
+        "accept": list(asked.accept),
+        "rule": "all" if task == "description" else "any",
+    }
+    return _Draft(scene, asked.template, asked.name, "none", asked.answer, labels)
+
+
+def _utilities(rng: Random, split: Split) -> Iterator[_Draft]:
+    for i in count():
+        yield _utility(rng, split, i)
+
+
+_DRAFTS = {"safety": _safety, "pope": _pope, "utility": _utilities}
+
+
+def rows(suite: Suite, split: Split, seed: int = 0, n: int | None = None) -> list[Row]:
+    """The first n rows of a split; as many as `Sizes()` says where n is None.
+
+    Rows depend on (suite, split, seed) alone: other splits, seeds and suites use other streams.
+    """
+    rng = Random(f"{seed}/{suite}/{split}")
+    n = Sizes().of(suite).of(split) if n is None else n
+    drafts = islice(_DRAFTS[suite](rng, split), n)
+    return [
+        Row(
+            id=f"{suite}-{split}-{seed}-{i:05d}",
+            prompt=draft.template.format(draft.name),
+            image=render(draft.scene, rng),
+            behaviour=draft.behaviour,
+            answer=draft.answer,
+            labels=draft.labels,
+            template=draft.template,
+        )
+        for i, draft in enumerate(drafts)
+    ]
