@@ -51,9 +51,10 @@ def fit(
     as_json: JsonOption = False,
 ) -> None:
     """Learn a policy from a recipe and data."""
-    from steersman.cli.fit import run_fit
+    from steersman.cli.fit import FitJob, run_fit
 
-    run_fit(recipe, data, out, model, split, overrides or [], device, dtype, as_json)
+    job = FitJob(recipe, data, out, model, split, tuple(overrides or ()), device, dtype)
+    run_fit(job, as_json=as_json)
 
 
 @app.command("eval")

@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from PIL import Image
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, stages
 from steersman.cli.shared import VERSION, open_model
+from steersman.cli.summary import summaries
 from steersman.cli.world import POLICIES, merged, spec_hashes, world_ladder
 from steersman.core.io import save_artifact
 from steersman.data.load import load as load_data
 from steersman.evals.records import Results, save_answers
 from steersman.evals.report import render
-from steersman.evals.table import rich_tables
 from steersman.experiments.ladder import Outcome, Search
 from steersman.methods.fit import with_metrics
 from steersman.selectors.layers import FractionalDepth
@@ -52,7 +53,7 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
         write_world(data, seed=0, sizes=QUICK if quick else FULL)
         note("loading the bundled model", 0.01)
         model = open_model("bundled")
-        outcomes = world_ladder(model, data, 0, note, SEARCH, out / "cache")
+        outcomes = world_ladder(model, data, seed=0, note=note, search=SEARCH, cache=out / "cache")
         results = merged(list(outcomes.values()))
         hashes = spec_hashes(model.spec)
         for suite, outcome in outcomes.items():
@@ -66,11 +67,11 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
         answers = [a for o in outcomes.values() for e in o.evaluations for a in e.answers]
         save_answers(answers, out / "answers.jsonl")
         note("rendering the report", 0.99)
-        page = _report(out, data, results, answers, outcomes, hashes)
+        page = _report(out, results, outcomes, hashes)
     if as_json:
         print_json(json.loads((out / "results.json").read_text("utf-8")))
         return
-    for table in rich_tables(results):
+    for table in summaries(results):
         console.print(table)
     console.print(f"\n[bold green]done[/] in {time.monotonic() - began:.0f} s")
     console.print(f"  report    {page}")
@@ -83,16 +84,21 @@ def _metrics(results: Results, suite: str) -> dict[str, float]:
     return {row.metric: row.value for row in rows}
 
 
-def _report(
-    out: Path, data: Path, results: Results, answers: list, outcomes: dict[str, Outcome],
-    hashes: dict[str, str],
-) -> Path:  # fmt: skip
-    images = {}
+def _images(data: Path) -> dict[tuple[str, str], Image.Image]:
+    """The pictures of the test rows, by suite and id, for the gallery."""
+    found = {}
     for suite in ("safety", "pope", "utility"):
         for row in load_data(data / suite / "test").rows:
             if isinstance(row.image, Path):
                 with Image.open(row.image) as image:
-                    images[suite, row.id] = image.convert("RGB")
+                    found[suite, row.id] = image.convert("RGB")
+    return found
+
+
+def _report(
+    out: Path, results: Results, outcomes: Mapping[str, Outcome], hashes: Mapping[str, str]
+) -> Path:
+    """The page: figures, plots, a gallery, commands and hashes."""
     choices = {
         f"{suite}: {what}": choice
         for suite, outcome in outcomes.items()
@@ -100,10 +106,10 @@ def _report(
     }
     return render(
         results,
-        answers,
+        [a for o in outcomes.values() for e in o.evaluations for a in e.answers],
         out=out / "report.html",
         title="Steering a small vision-language model with L2S",
-        images=images,
+        images=_images(out / "world"),
         commands=COMMANDS,
         hashes=hashes,
         versions={

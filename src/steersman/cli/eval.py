@@ -7,12 +7,12 @@ from pathlib import Path
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, stages
 from steersman.cli.shared import open_artifact, open_data, open_model
+from steersman.cli.summary import summaries
 from steersman.core.errors import RecipeError
 from steersman.core.io import Artifact
 from steersman.core.steerer import Policy
 from steersman.evals.records import Results, save_answers
 from steersman.evals.run import Evaluation, evaluate
-from steersman.evals.table import rich_tables
 from steersman.synthesizers.random_direction import RandomDirection
 
 Subject = tuple[str, Policy | None, str]
@@ -67,7 +67,7 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
     if as_json:
         print_json(json.loads((job.out / "results.json").read_text("utf-8")))
         return
-    for table in rich_tables(results):
+    for table in summaries(results):
         console.print(table)
     console.print(f"Written: {job.out / 'results.json'} and answers.jsonl beside it.")
 

@@ -1,13 +1,14 @@
 """`steersman fit` and `steersman import l2s`."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, stages
 from steersman.cli.shared import VERSION, open_data, open_model
-from steersman.core.io import Artifact, save_artifact
-from steersman.core.recipe import Recipe, read_recipe
+from steersman.core.io import save_artifact
+from steersman.core.recipe import read_recipe
 from steersman.core.steerer import Method
 from steersman.data.rows import check_behaviours
 from steersman.methods.contrast import ContrastRule
@@ -15,25 +16,51 @@ from steersman.methods.fit import fit_policy
 from steersman.methods.importers import PRESETS, import_l2s, preset
 
 
-def run_fit(
-    recipe: str, data: str, out: Path, model: str, split: str | None, overrides: list[str],
-    device: str, dtype: str, as_json: bool,
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class FitJob:
+    """What was asked for on the command line."""
+
+    recipe: str
+    data: str
+    out: Path
+    model: str
+    split: str | None
+    overrides: tuple[str, ...]
+    device: str
+    dtype: str
+
+
+def run_fit(job: FitJob, *, as_json: bool) -> None:
     """Fits and saves a policy; says where it is and what it holds."""
-    plan = preset(recipe, overrides) if recipe in PRESETS else read_recipe(recipe, overrides)
-    rows = open_data(data, split)
+    read = preset if job.recipe in PRESETS else read_recipe
+    plan = read(job.recipe, job.overrides)
+    rows = open_data(job.data, job.split)
     rule = contrasts_of(plan.method)
     if rule is not None:
         check_behaviours(rows, rule.behaviours)
     began = time.monotonic()
     with stages(quiet=as_json) as note:
         note("loading the model", 0.0)
-        backend = open_model(model, device=device, dtype=dtype)
+        backend = open_model(job.model, device=job.device, dtype=job.dtype)
         note(f"fitting {plan.name} on {len(rows.rows)} rows", 0.2)
         artifact = fit_policy(backend, plan, rows, VERSION)
         note("saving", 0.95)
-        save_artifact(artifact, out)
-    _report(artifact, plan, out, time.monotonic() - began, as_json)
+        save_artifact(artifact, job.out)
+    said = {
+        "policy": str(job.out),
+        "method": plan.method.part_name,
+        "steerer": plan.name,
+        "model": artifact.model.id,
+        "rows": artifact.provenance["num_rows"],
+        "content_hash": artifact.content_hash(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if as_json:
+        print_json(said)
+        return
+    console.print(f"[bold green]fitted[/] {plan.name} in {said['seconds']} s")
+    for name in ("policy", "method", "rows", "model", "content_hash"):
+        console.print(f"  {name:12} {said[name]}", highlight=False, markup=False)
 
 
 def contrasts_of(method: Method[object]) -> ContrastRule | None:
@@ -57,24 +84,3 @@ def run_import(file: Path, preset_name: str, out: Path, model: str | None) -> No
         console.print(
             "It carries the model's name and sizes, but no fingerprint: give --model to add it."
         )
-
-
-def _report(artifact: Artifact, plan: Recipe, out: Path, seconds: float, as_json: bool) -> None:
-    said = {
-        "policy": str(out),
-        "method": plan.method.part_name,
-        "steerer": plan.name,
-        "model": artifact.model.id,
-        "rows": artifact.provenance["num_rows"],
-        "content_hash": artifact.content_hash(),
-        "seconds": round(seconds, 1),
-    }
-    if as_json:
-        print_json(said)
-        return
-    console.print(f"[bold green]fitted[/] {plan.name} ({said['method']}) in {seconds:.1f} s")
-    console.print(f"  policy   {out}")
-    console.print(f"  rows     {said['rows']}")
-    console.print(f"  model    {artifact.model.id}")
-    console.print(f"  hash     {artifact.content_hash()[:16]}")
-    console.print(f"Try it:    steersman generate --model {artifact.model.id} --policy {out} ...")

@@ -10,13 +10,14 @@ from steersman.backends.hf import HFModel
 from steersman.cli.console import err, print_json, stages
 from steersman.cli.console import out as console
 from steersman.cli.shared import open_model
+from steersman.cli.summary import summaries
 from steersman.core.recipe import parse_recipe
 from steersman.core.types import ModelSpec
 from steersman.data.load import load as load_data
 from steersman.evals.intervals import pool
 from steersman.evals.records import Results, save_answers
 from steersman.evals.run import Evaluation
-from steersman.evals.table import rich_tables, table
+from steersman.evals.table import table
 from steersman.experiments.ladder import Ladder, Note, Outcome, Search, Splits
 from steersman.methods.l2s import L2S
 from steersman.world.rows import Sizes
@@ -57,7 +58,7 @@ def world_splits(out: Path, suite: str) -> Splits:
 
 
 def world_ladder(
-    model: HFModel, data: Path, seed: int, note: Note, search: Search, cache: Path
+    model: HFModel, data: Path, *, seed: int, note: Note, search: Search, cache: Path
 ) -> dict[str, Outcome]:
     """Both suites' ladders over data that was written to disk, each with the utility rows.
 
@@ -112,7 +113,12 @@ def run_ladder(out: Path, seeds: Sequence[int], source: str, *, as_json: bool) -
             data = out / f"world-{seed}"
             write_world(data, seed=seed, sizes=Sizes())
             outcomes += world_ladder(
-                model, data, seed, _share(note, i, len(seeds)), Search(), out / "cache"
+                model,
+                data,
+                seed=seed,
+                note=_share(note, i, len(seeds)),
+                search=Search(),
+                cache=out / "cache",
             ).values()
     results = merged(outcomes)
     results.save(out / "results.json")
@@ -123,7 +129,7 @@ def run_ladder(out: Path, seeds: Sequence[int], source: str, *, as_json: bool) -
     if as_json:
         print_json(json.loads((out / "results.json").read_text("utf-8")))
         return
-    for made in rich_tables(pooled):
+    for made in summaries(pooled):
         console.print(made)
     console.print(f"Written: {out / 'results.json'}, answers.jsonl and table.md")
 

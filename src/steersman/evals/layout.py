@@ -66,6 +66,7 @@ PLANS: dict[str, tuple[Plan, ...]] = {
         ),
     ),
 }
+PLANS["utility-pope"] = PLANS["utility"]
 
 
 @dataclass(frozen=True, slots=True)

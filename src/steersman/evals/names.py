@@ -7,6 +7,7 @@ METHODS: dict[str, str] = {
     "mean": "Mean vector",
     "mean-ba": "Mean, one behaviour",
     "l2s": "L2S",
+    "l2s-gated": "L2S behind a gate",
     "p2s": "P2S",
 }
 """In the order of the tables; other methods go between `l2s` and the oracles."""
@@ -19,6 +20,7 @@ SUITES: dict[str, str] = {
     "safety": "Safety",
     "pope": "Hallucination (POPE)",
     "utility": "Utility",
+    "utility-pope": "Utility under the hallucination policies",
 }
 METRICS: dict[str, str] = {
     "asr": "Attack success",

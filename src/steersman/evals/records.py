@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from steersman.core.errors import DataError, nearest
 from steersman.evals.files import replace_file
@@ -109,7 +109,7 @@ class Results:
         """The different values of one field, in order of appearance."""
         return tuple(dict.fromkeys(getattr(row, name) for row in self.rows))
 
-    def merge(self, *others: Self) -> "Results":
+    def merge(self, *others: "Results") -> "Results":
         """All rows together; lists of the metas are joined, tables merged, scalars must agree.
 
         Raises:

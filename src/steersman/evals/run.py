@@ -111,10 +111,12 @@ def evaluate(
         for a, answer in zip(asked, given, strict=True)
     ]
     answers = tuple(
-        _record(suite.name, method, seed, a, answer, verdict)
+        _record(a, answer, verdict, suite=suite.name, method=method, seed=seed)
         for a, answer, verdict in zip(asked, given, verdicts, strict=True)
     )
-    meta = {"evaluations": [_provenance(suite, method, seed, dataset, key, settings)]}
+    meta = {
+        "evaluations": [_provenance(suite, dataset, settings, method=method, seed=seed, key=key)]
+    }
     rows = tuple(
         Result(suite.name, method, split, metric, *estimate, seed)
         for split, metric, estimate in suite.metrics(verdicts)
@@ -179,7 +181,7 @@ def _finite(number: float) -> float | None:
 
 
 def _record(
-    suite: str, method: str, seed: int, asked: _Asked, answer: CachedAnswer, verdict: Verdict
+    asked: _Asked, answer: CachedAnswer, verdict: Verdict, *, suite: str, method: str, seed: int
 ) -> AnswerRecord:
     return AnswerRecord(
         suite=suite,
@@ -212,11 +214,12 @@ def _answer_key(
 
 def _provenance(
     suite: Suite,
+    dataset: Dataset,
+    settings: Mapping[str, Any],
+    *,
     method: str,
     seed: int,
-    dataset: Dataset,
     key: str,
-    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "suite": suite.name,

@@ -55,7 +55,7 @@ Alignment = Literal["left", "right", "center"]
 ALIGNMENTS: tuple[Alignment, ...] = ("left", "right", "center")
 TRADES: tuple[tuple[Axis, Axis], ...] = (
     (("safety", "asr", "all"), ("safety", "over_refusal", "all")),
-    (("pope", "accuracy", "adversarial"), ("utility", "accuracy", "all")),
+    (("pope", "accuracy", "adversarial"), ("utility-pope", "accuracy", "all")),
 )
 
 
@@ -89,14 +89,14 @@ def plots(results: Results, subject: str) -> tuple[Plot, ...]:
     made: list[Plot] = []
     with mpl.rc_context(STYLE):
         for suite, metric, splits in BARS:
-            made += _bars(results, suite, metric, splits, subject, f"p{len(made)}")
+            made += _bars(results, suite, metric, splits, subject=subject, prefix=f"p{len(made)}")
         for effect, cost in TRADES:
             made += _trade(results, effect, cost, subject, f"p{len(made)}")
     return tuple(made)
 
 
 def _bars(
-    results: Results, suite: str, metric: str, splits: Sequence[str], subject: str, prefix: str
+    results: Results, suite: str, metric: str, splits: Sequence[str], *, subject: str, prefix: str
 ) -> list[Plot]:
     rows = Results(results.select(suite=suite, metric=metric))
     present = [s for s in splits if rows.select(split=s)]

@@ -1,0 +1,63 @@
+"""A few columns per suite, for a terminal; the whole is in results.json and the report."""
+
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from steersman.evals.layout import method_order
+from steersman.evals.names import METRICS, SUITES, method_title, title
+from steersman.evals.records import Result, Results
+from steersman.evals.table import number
+
+COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
+    "safety": (
+        ("all", "asr"),
+        ("all", "refer"),
+        ("all", "help"),
+        ("all", "over_refusal"),
+        ("all", "correct"),
+    ),
+    "pope": (
+        ("all", "accuracy"),
+        ("adversarial", "accuracy"),
+        ("unusual", "accuracy"),
+        ("all", "f1"),
+    ),
+    "utility": (("all", "accuracy"),),
+    "utility-pope": (("all", "accuracy"),),
+}  # fmt: skip
+
+SHORT = {"refer": "Right referral", "asr": "Attack success", "correct": "Correct"}
+
+
+def summaries(results: Results) -> list[Table]:
+    """One narrow table per suite; pool several seeds first."""
+    return [_summary(results, str(suite)) for suite in results.unique("suite")]
+
+
+def _summary(results: Results, suite: str) -> Table:
+    mine = Results(results.select(suite=suite))
+    columns = COLUMNS.get(suite, tuple(("all", str(m)) for m in mine.unique("metric")[:4]))
+    n = max((row.n for row in mine.rows if row.split == "all"), default=0)
+    table = Table(
+        title=f"{title(suite, SUITES)} (n {n}, 95% intervals)", title_justify="left", box=SIMPLE
+    )
+    table.add_column("", no_wrap=True)
+    for split, metric in columns:
+        heading = SHORT.get(metric, title(metric, METRICS))
+        table.add_column(heading if split == "all" else f"{heading}, {split}", justify="right")
+    for method in method_order(mine):
+        cells = []
+        for split, metric in columns:
+            row = mine.find(suite, method, split, metric)
+            cells.append(_cell(row))
+        table.add_row(method_title(method), *cells)
+    return table
+
+
+def _cell(row: Result | None) -> Text:
+    if row is None or row.n == 0:
+        return Text("–", justify="right")
+    low, high = (f"{bound:.2f}".removeprefix("0") for bound in (row.low, row.high))
+    bounds = f"\n{low}–{high}"
+    return Text.assemble(number(row), (bounds, "dim"), justify="right")

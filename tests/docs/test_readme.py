@@ -1,0 +1,72 @@
+"""Every block of the README runs, in order, as a newcomer would type it."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from steersman.cli.main import app
+from steersman.world.rows import Sizes, SplitSizes
+from steersman.world.write import write_world
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SKIPPED = ("git clone", "make ")  # what CI itself does
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder like a fresh clone, with what the README tells its reader to write."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    small = SplitSizes(fit=180, calibration=9, test=18)
+    write_world(folder / "runs/world", sizes=Sizes(safety=small, pope=small, utility=small))
+    own = folder / "my_data"
+    (own / "images").mkdir(parents=True)
+    rows = [json.loads(line) for line in blocks("json")[0].splitlines()]
+    (own / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    picture = next((folder / "runs/world/safety/fit/images").glob("*.png"))
+    for row in rows:
+        if "image" in row:
+            shutil.copy(picture, own / row["image"])
+    (folder / "recipe.toml").write_text(blocks("toml")[0])
+    return folder
+
+
+def test_the_commands_run(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    commands = [
+        line
+        for block in blocks("bash")
+        for line in block.splitlines()
+        if line.strip() and not line.startswith(SKIPPED)
+    ]
+    assert len(commands) >= 6
+    for command in commands:
+        words = shlex.split(command)
+        assert words[0] == "steersman"
+        if words[1:3] == ["world", "write"]:
+            continue  # written smaller by the fixture
+        result = CliRunner().invoke(app, words[1:], catch_exceptions=False)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+
+
+def test_the_ten_lines_run(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    said = capsys.readouterr().out
+    assert "Completion(" in said and "SteererTrace(" in said
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
