@@ -60,11 +60,8 @@ def test_pope_adversarial_asks_for_partners() -> None:
 
 def test_utility_answers_meet_their_own_acceptance() -> None:
     for row in rows("utility", "test", n=80):
-        accept = row.labels["accept"]
-        if row.labels["rule"] == "any":
-            assert set(accept) & set(row.answer.split())
-        else:
-            assert all(f"a {phrase}" in row.answer for phrase in accept)
+        assert all(accepted in row.answer for accepted in row.labels["accept"])
+        assert row.labels["object"] in row.prompt
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -14,7 +14,8 @@ MICRO = TrainConfig(
     vision_steps=2,
     grounding_steps=2,
     mixture_steps=2,
-    polish_steps=2,
+    polish_steps=1,
+    company_steps=2,
     vision_images=2,
     images=2,
     turns=2,
@@ -41,7 +42,7 @@ def _micro_model():
     return model.eval()
 
 
-@pytest.mark.parametrize("stop", [("vision", 1), ("grounding", 2), ("mixture", 2), ("polish", 1)])
+@pytest.mark.parametrize("stop", [("vision", 1), ("grounding", 2), ("mixture", 2), ("company", 1)])
 def test_killed_and_resumed_run_ends_in_the_same_model(tmp_path, stop) -> None:
     whole = train(tmp_path / "whole", 0, config=MICRO)
 

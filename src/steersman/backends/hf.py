@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, attach
 from steersman.core.errors import RecipeError
 from steersman.core.requests import Completion, Request
 from steersman.core.steerer import Policy, Steerer
@@ -17,7 +18,6 @@ from steersman.models.blocks import find_blocks
 from steersman.models.chat import Batch, Chat
 from steersman.models.fingerprint import fingerprint
 from steersman.models.load import load_pretrained
-from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, attach
 
 
 class HFModel:
@@ -67,14 +67,22 @@ class HFModel:
         """
         self.spec.check(sites, "capture")
         rows = {site: torch.zeros(len(prompts), self.spec.d_model) for site in sites}
+        if not rows:
+            return Activations(rows)
         for chunk in self._chunks(prompts):
             batch = self._encode([prompts[i] for i in chunk])
-            for site, states in self._states(batch, sites).items():
-                rows[site][chunk] = _reduced(states, batch, position).cpu()
+            _check_span(batch, position)
+            for site, states in self._states(batch, tuple(rows), position).items():
+                rows[site][chunk] = states.cpu()
         return Activations(rows)
 
     def complete(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, temperature: float = 0.0, seed: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[str]:
         """Unsteered answers, behind the forced completion where a prompt has one."""
         requests = [
@@ -115,7 +123,8 @@ class HFModel:
         """Steers every call of the underlying model inside the `with`.
 
         A forward pass with an empty cache begins new sequences, and is taken to be their whole
-        prompt. One strength steers all rows; a list gives one to each.
+        prompt, unless it runs without a cache (`use_cache=False`) and has one token more than the
+        pass before. One strength steers all rows; a list gives one to each.
 
         Yields:
             the run; its `traces()` tell what was done to the last sequences.
@@ -127,6 +136,8 @@ class HFModel:
         self._check(whole)
         strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
         given = list(vectors) if vectors is not None else [{} for _ in strengths]
+        if not strengths:
+            raise RecipeError("No strength was given. Give one number, or one for each row.")
         if len(given) != len(strengths):
             raise RecipeError(
                 f"{len(given)} rows of vectors and {len(strengths)} strengths were given. Give "
@@ -149,10 +160,12 @@ class HFModel:
         first = requests[0]
         sampling = {"do_sample": first.temperature > 0}
         if first.temperature > 0:
-            sampling |= {"temperature": first.temperature, "top_p": first.top_p}
+            # transformers would cut to the 50 most probable tokens by default
+            sampling |= {"temperature": first.temperature, "top_p": first.top_p, "top_k": 0}
         with self._lock, torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(first.seed)
-            with Run(self._edge, plans, probe_inputs=self._probe_inputs(requests)) as run:
+            probe_inputs, forced = self._probe_inputs(requests), batch.completion_length
+            with Run(self._edge, plans, probe_inputs=probe_inputs, forced=forced) as run:
                 ids = self.model.generate(
                     **batch.inputs,
                     max_new_tokens=first.max_new_tokens,
@@ -199,37 +212,47 @@ class HFModel:
             for start in range(0, len(picked), self.batch_size):
                 yield picked[start : start + self.batch_size]
 
-    def _states(self, batch: Batch, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    def _states(
+        self, batch: Batch, sites: Sequence[Site], position: Position
+    ) -> dict[Site, Tensor]:
         found: dict[Site, Tensor] = {}
         deepest = max(sites, key=lambda site: site.depth)
 
         def keep(site: Site):
             def act(h: Tensor) -> None:
-                found[site] = h
+                found[site] = _reduced(h, batch, position)
                 if site == deepest:
                     raise Stop
 
             return act
 
-        handles = [attach(self.blocks, site, keep(site)) for site in sites]
-        try:
-            with self._lock, suppress(Stop), torch.no_grad():
+        with self._lock, ExitStack() as handles, torch.no_grad():
+            for site in sites:
+                handles.callback(attach(self.blocks, site, keep(site)).remove)
+            with suppress(Stop):
                 self.model(**batch.inputs, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
         return found
 
 
-def _reduced(states: Tensor, batch: Batch, position: Position) -> Tensor:
-    """`(b, s, d)` to `(b, d)`: the last token of a span, or its mean; padding is on the left."""
-    behind = batch.completion_length if position.span == "prompt" else torch.zeros_like(batch.completion_length)
-    length = batch.prompt_length if position.span == "prompt" else batch.completion_length
+def _span(batch: Batch, position: Position) -> tuple[Tensor, Tensor]:
+    """Tokens of the span, and tokens behind it, of each row."""
+    if position.span == "prompt":
+        return batch.prompt_length, batch.completion_length
+    return batch.completion_length, torch.zeros_like(batch.completion_length)
+
+
+def _check_span(batch: Batch, position: Position) -> None:
+    length, _ = _span(batch, position)
     if int((length - position.skip_last).min()) < 1:
         raise RecipeError(
             f"capture reads the {position.span}, and a prompt has no token there (skip_last is "
             f"{position.skip_last}). Give a completion, or skip fewer tokens."
         )
+
+
+def _reduced(states: Tensor, batch: Batch, position: Position) -> Tensor:
+    """`(b, s, d)` to `(b, d)`: the last token of a span, or its mean; padding is on the left."""
+    length, behind = _span(batch, position)
     width = states.shape[1]
     end = (width - behind - position.skip_last).to(states.device)  # first column behind the span
     start = (width - behind - length).to(states.device)

@@ -4,21 +4,23 @@ All that changes lives in the `Run` of that `with`: nothing is stored on the mod
 the parts. Hooks return new tensors and are removed by handle.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from steersman.backends.layout import BARE, Layout, cached_tokens, lay_out
+from steersman.backends.tally import Tally
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy, Steerer, SteererState
 from steersman.core.types import Read, Site, Tokens
 from steersman.models.blocks import Blocks
-from steersman.backends.layout import BARE, Layout, lay_out
-from steersman.backends.tally import Tally
 
 
 class Stop(Exception):
@@ -37,6 +39,10 @@ class Plan:
     strength: float
     vectors: Mapping[str, Tensor]
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise RecipeError(f"strength is {self.strength}; it must be a finite number.")
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -45,12 +51,14 @@ class Edge:
     Attributes:
         root: the module whose forward is called; its hook sees ids and masks.
         suffix: tokens of the generation prompt, if the chat template appends them.
+        active: the runs at work on it, outermost first.
     """
 
     root: nn.Module
     blocks: Blocks
     image_token: int | None
     suffix: int | None
+    active: list["Run"] = field(default_factory=list)
 
 
 class Track:
@@ -60,12 +68,15 @@ class Track:
         self.policy = policy.to(device)
         self.strength = [p.strength if p.policy is policy else 0.0 for p in plans]
         self.vectors = [dict(p.vectors) if p.policy is policy else None for p in plans]
-        self.tally = {name: Tally() for name in policy.steerers}
+        self.tally: dict[str, Tally] = {}
+        self.repeats = 1
         self.state: dict[str, SteererState] = {}
         self.slots = torch.empty(0)
 
     def begin(self, repeats: int, like: Tensor) -> None:
         """Resets the state for new sequences; `repeats` rows of the batch share each plan."""
+        self.tally = {name: Tally() for name in self.policy.steerers}
+        self.repeats = repeats
         strength = [s for s in self.strength for _ in range(repeats)]
         self.slots = torch.tensor([*strength, 0.0], device=like.device)
         given = {
@@ -113,7 +124,12 @@ class Track:
 
 
 class Run:
-    """Policies at work, from entering the `with` to leaving it."""
+    """Policies at work, from entering the `with` to leaving it.
+
+    Args:
+        probe_inputs: prompts without generation prompt, for reads that need them.
+        forced: how many tokens at the end of each plan's prompt begin the answer already.
+    """
 
     def __init__(
         self,
@@ -121,13 +137,18 @@ class Run:
         plans: Sequence[Plan],
         *,
         probe_inputs: Mapping[str, Tensor] | None = None,
+        forced: Tensor | None = None,
     ) -> None:
-        self.edge, self.plans, self.probe_inputs = edge, list(plans), probe_inputs
-        device = next(edge.root.parameters()).device
+        self.edge, self.plans = edge, list(plans)
+        self.probe_inputs, self.forced = probe_inputs, forced
+        parameter = next(edge.root.parameters())
+        device, self.dtype = parameter.device, parameter.dtype
         distinct = {id(p.policy): p.policy for p in plans if p.policy is not None and p.strength}
         self.tracks = [Track(policy, self.plans, device) for policy in distinct.values()]
         self.layout: Layout | None = None
-        self.probing = self.bare = False
+        self._prompt_ids: Tensor | None = None
+        self._width = 0
+        self.probing = self.bare = self.muted = False
         self.num_passes = 0
         self._handles: list[RemovableHandle] = []
 
@@ -144,9 +165,12 @@ class Run:
         except Exception:
             self._remove()
             raise
+        self.edge.active.append(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self in self.edge.active:
+            self.edge.active.remove(self)
         self._remove()
 
     def _remove(self) -> None:
@@ -164,9 +188,10 @@ class Run:
         made: list[dict[str, SteererTrace]] = [{} for _ in self.plans]
         counted = list(num_passes or [self.num_passes] * len(self.plans))
         for track in self.tracks:
+            slots = range(0, len(self.plans) * track.repeats, track.repeats)
             for name, tally in track.tally.items():
                 steerer = track.policy.steerers[name]
-                rows = tally.traces(name, steerer, track.strength, counted)
+                rows = tally.traces(name, steerer, track.strength, counted, slots)
                 for row, trace in zip(made, rows, strict=True):
                     if trace is not None:
                         row[name] = trace
@@ -175,9 +200,13 @@ class Run:
     def _on_pass(
         self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
-        inputs = {**kwargs, **({"input_ids": args[0]} if args else {})}
-        known = self.layout.prompt_length if self.layout is not None else None
-        self.layout = self._lay_out(inputs, known)
+        if self.muted:
+            return
+        inputs = {
+            **dict(zip(inspect.signature(module.forward).parameters, args, strict=False)),
+            **kwargs,
+        }
+        self.layout = self._lay_out(inputs, self._known_length(inputs))
         if self.probing:
             return
         if self.layout.is_prompt:
@@ -187,12 +216,31 @@ class Run:
             for tally in track.tally.values():
                 tally.new_pass(len(track.slots), self.layout.request.device)
 
+    def _known_length(self, inputs: Mapping[str, object]) -> Tensor | None:
+        """Of the prompts that this pass continues; None if it begins new ones.
+
+        Without a cache every pass runs the whole sequence: it continues where it has one token
+        more than the pass before and begins with the same prompt.
+        """
+        known = None if self.layout is None or self.bare else self.layout.prompt_length
+        if self.bare or self.probing or cached_tokens(inputs) > 0:
+            return known
+        ids, prompt, width = inputs.get("input_ids"), self._prompt_ids, self._width
+        self._width = ids.shape[1] if isinstance(ids, Tensor) else 0
+        if isinstance(ids, Tensor) and prompt is not None and inputs.get("use_cache") is False:
+            begins = ids[:, : prompt.shape[1]]
+            if self._width == width + 1 and torch.equal(begins, prompt):
+                return known
+        self._prompt_ids = ids if isinstance(ids, Tensor) else None
+        return None
+
     def _lay_out(self, inputs: Mapping[str, object], prompt_length: Tensor | None) -> Layout:
         return lay_out(
             inputs,
             image_token=self.edge.image_token,
             suffix=BARE if self.bare else self.edge.suffix,
             prompt_length=prompt_length,
+            forced=None if self.bare else self.forced,
         )
 
     def _begin(self, inputs: dict[str, object]) -> None:
@@ -204,7 +252,8 @@ class Run:
                 "Give one policy for all rows, or one for each."
             )
         self.num_passes = 0
-        like = torch.empty(0, self.edge.blocks.d_model, device=self.layout.request.device)
+        device = self.layout.request.device
+        like = torch.empty(0, self.edge.blocks.d_model, dtype=self.dtype, device=device)
         for track in self.tracks:
             track.begin(repeats, like)
         if any(self._probed(t) for t in self.tracks):
@@ -235,16 +284,32 @@ class Run:
         self.probing = True
         try:
             for self.bare, wanted in passes:
-                with suppress(Stop), torch.no_grad():
+                with self._others_muted(), suppress(Stop), torch.no_grad():
                     self.edge.root(**{**wanted, "use_cache": False})
         finally:
             self.probing = self.bare = False
             self.layout = layout
 
+    @contextmanager
+    def _others_muted(self) -> Iterator[None]:
+        """Keeps the runs around this one out of a pass that only reads."""
+        others = [run for run in self.edge.active if run is not self and not run.muted]
+        for run in others:
+            run.muted = True
+        try:
+            yield
+        finally:
+            for run in others:
+                run.muted = False
+
     def _on_site(self, site: Site) -> Callable[[Tensor], Tensor | None]:
-        deepest = max((r.site.depth for t in self.tracks for r in self._probe_reads(t)), default=None)
+        deepest = max(
+            (r.site.depth for t in self.tracks for r in self._probe_reads(t)), default=None
+        )
 
         def act(h: Tensor) -> Tensor | None:
+            if self.muted:
+                return None
             if self.layout is None:
                 raise ModelError(
                     "The decoder ran without the model's own forward. Call the model itself, so "
@@ -281,17 +346,17 @@ class Run:
         return [n for n, s in track.policy.steerers.items() if n not in probed and due(s)]
 
 
-def attach(
-    blocks: Blocks, site: Site, act: Callable[[Tensor], Tensor | None]
-) -> RemovableHandle:
+def attach(blocks: Blocks, site: Site, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Calls `act` with the state at `site`; what it returns, if anything, takes its place."""
     tap = blocks.tap(site)
     if tap.before:
 
         def before(
-            module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
-        ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
-            changed = act(args[0] if args else kwargs["hidden_states"])
+            _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+        ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+            h = args[0] if args else kwargs["hidden_states"]
+            assert isinstance(h, Tensor)
+            changed = act(h)
             if changed is None:
                 return None
             if args:
@@ -300,7 +365,7 @@ def attach(
 
         return tap.module.register_forward_pre_hook(before, with_kwargs=True)
 
-    def after(module: nn.Module, args: object, output: object) -> object:
+    def after(_module: nn.Module, _args: object, output: object) -> object:
         if isinstance(output, tuple):
             changed = act(output[0])
             return None if changed is None else (changed, *output[1:])

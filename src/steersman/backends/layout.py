@@ -55,15 +55,18 @@ def lay_out(
     image_token: int | None,
     suffix: int | None,
     prompt_length: Int[Tensor, " b"] | None,
+    forced: Int[Tensor, " b"] | None = None,
 ) -> Layout:
     """The layout of a forward pass with these keyword arguments.
 
     Args:
         suffix: as in `Tokens`; BARE for prompts rendered without their generation prompt.
-        prompt_length: of each row; None when the pass itself is the whole prompt.
+        prompt_length: of each row; None when the pass is the whole prompt.
+        forced: how many tokens at the end of each whole prompt begin the answer already.
 
     Raises:
-        ModelError: the pass has neither ids nor embeddings, or a mask that is not one row each.
+        ModelError: the pass has neither ids nor embeddings, a mask that is not one row each, or
+            continues a sequence whose prompt was not seen.
     """
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     shape = ids.shape if isinstance(ids, Tensor) else None
@@ -77,7 +80,7 @@ def lay_out(
     mask = inputs.get("attention_mask")
     if mask is None:
         mask = torch.ones(rows, past + width, dtype=torch.long, device=device)
-    if not isinstance(mask, Tensor) or mask.dim() != 2:
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] < past + width:
         raise ModelError(
             "Steering needs the attention mask as (batch, tokens), to know padding from tokens. "
             "Use a dynamic cache, or pass the two-dimensional mask."
@@ -85,8 +88,16 @@ def lay_out(
     mask = mask[:, : past + width].long()
     position = (mask.cumsum(1) - 1)[:, past:]
     real = mask[:, past:].bool()
-    if prompt_length is None or past == 0:
+    if prompt_length is None and past > 0:
+        raise ModelError(
+            f"Steering began after {past} tokens were in the cache already. Enter `steer` before "
+            "the prompt runs, and begin with an empty cache."
+        )
+    if prompt_length is None:
         prompt_length = mask.sum(1)
+        if forced is not None:
+            beams = rows // len(forced)
+            prompt_length = prompt_length - forced.to(device).repeat_interleave(beams)
     row = torch.arange(rows, device=device)[:, None].expand(rows, width)
     offset = position - prompt_length[:, None] - (BARE if suffix == BARE else 0)
     is_image = torch.zeros_like(real)

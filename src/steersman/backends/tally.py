@@ -42,12 +42,18 @@ class Tally:
                 self._reads = seen if self._reads is None else self._reads + seen
 
     def traces(
-        self, name: str, steerer: Steerer, strength: Sequence[float], num_passes: Sequence[int]
+        self,
+        name: str,
+        steerer: Steerer,
+        strength: Sequence[float],
+        num_passes: Sequence[int],
+        slots: Sequence[int],
     ) -> list[SteererTrace | None]:
         """One trace per row; None for rows with strength 0.
 
         Args:
             num_passes: forward passes that counted for each row (the rest ran behind its end).
+            slots: where each row was counted.
 
         Raises:
             NotSteeredError: a row with non-zero strength has no token in scope, was not read, or
@@ -56,12 +62,12 @@ class Tally:
         passes = torch.stack(self._passes).cpu() if self._passes else torch.zeros(0, 5, 1)
         reads = None if self._reads is None else self._reads.cpu()
         made: list[SteererTrace | None] = []
-        for row, (s, n) in enumerate(zip(strength, num_passes, strict=True)):
+        for slot, s, n in zip(slots, strength, num_passes, strict=True):
             if s == 0:
                 made.append(None)
                 continue
-            sums = passes[:n, :, row].sum(0).tolist() if len(passes) else [0.0] * 5
-            was_read = reads is not None and float(reads[row]) >= len(steerer.reads)
+            sums = passes[:n, :, slot].sum(0).tolist() if len(passes) else [0.0] * 5
+            was_read = reads is not None and float(reads[slot]) >= len(steerer.reads)
             made.append(_trace(name, steerer, sums, was_read or not steerer.reads))
         return made
 

@@ -46,6 +46,10 @@ def fit(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="path.to.field=value; may be repeated.")
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Choose layers and strength on these rows (dataset.json has a suite)."),
+    ] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -53,7 +57,9 @@ def fit(
     """Learn a policy from a recipe and data."""
     from steersman.cli.fit import FitJob, run_fit
 
-    job = FitJob(recipe, data, out, model, split, tuple(overrides or ()), device, dtype)
+    job = FitJob(
+        recipe, data, out, model, split, tuple(overrides or ()), calibration, device, dtype
+    )
     run_fit(job, as_json=as_json)
 
 

@@ -1,19 +1,24 @@
 """`steersman fit` and `steersman import l2s`."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from steersman.backends.hf import HFModel
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, stages
 from steersman.cli.shared import VERSION, open_data, open_model
+from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.io import save_artifact
-from steersman.core.recipe import read_recipe
+from steersman.core.recipe import Recipe, read_recipe
 from steersman.core.steerer import Method
-from steersman.data.rows import check_behaviours
+from steersman.core.tree import Plain
+from steersman.data.rows import Dataset, check_behaviours
+from steersman.experiments.ladder import METRICS, Ladder, Note, Splits
 from steersman.methods.contrast import ContrastRule
-from steersman.methods.fit import fit_policy
+from steersman.methods.fit import fit_policy, with_metrics
 from steersman.methods.importers import PRESETS, import_l2s, preset
+from steersman.methods.l2s import L2S
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class FitJob:
     model: str
     split: str | None
     overrides: tuple[str, ...]
+    calibration: str | None
     device: str
     dtype: str
 
@@ -43,7 +49,11 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
         note("loading the model", 0.0)
         backend = open_model(job.model, device=job.device, dtype=job.dtype)
         note(f"fitting {plan.name} on {len(rows.rows)} rows", 0.2)
-        artifact = fit_policy(backend, plan, rows, VERSION)
+        if job.calibration is not None:
+            plan, scores = _chosen(backend, plan, rows, job.calibration, note)
+        else:
+            scores = {}
+        artifact = with_metrics(fit_policy(backend, plan, rows, VERSION), scores)
         note("saving", 0.95)
         save_artifact(artifact, job.out)
     said = {
@@ -61,6 +71,47 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
     console.print(f"[bold green]fitted[/] {plan.name} in {said['seconds']} s")
     for name in ("policy", "method", "rows", "model", "content_hash"):
         console.print(f"  {name:12} {said[name]}", highlight=False, markup=False)
+
+
+def _chosen(
+    model: HFModel, plan: Recipe, rows: Dataset, source: str, note: Note
+) -> tuple[Recipe, dict[str, Plain]]:
+    """The recipe with site, context and strength chosen on calibration rows, and how it scored."""
+    method = plan.method
+    if not isinstance(method, L2S):
+        raise RecipeError(
+            f"--calibration chooses layers and strength for 'l2s', not for {method.part_name!r}. "
+            "Leave it out, or set the fields with --set."
+        )
+    calibration = open_data(source)
+    suite = str(calibration.meta.get("suite", ""))
+    if suite not in METRICS:
+        raise DataError(
+            f"{source}: dataset.json names the suite {suite!r}, by which nothing can be chosen."
+            f"{nearest(suite, METRICS)}"
+        )
+    splits = Splits(rows, calibration, calibration)
+    ladder = Ladder(
+        model=model,
+        base=method,
+        data=splits,
+        metric=METRICS[suite],
+        seed=method.net.seed,
+        note=note,
+    )
+    steerer = ladder.tuned().steerer
+    assert steerer is not None
+    chosen = replace(
+        method,
+        site=steerer.sites[0],
+        context=steerer.synthesizer.reads[0],
+        strength=steerer.strength,
+    )
+    scores: dict[str, Plain] = {
+        f"calibration: {what}": f"{choice.best} ({choice.ranking[0][1].value:.3f})"
+        for what, choice in ladder.choices.items()
+    }
+    return replace(plan, method=chosen), scores
 
 
 def contrasts_of(method: Method[object]) -> ContrastRule | None:

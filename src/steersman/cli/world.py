@@ -18,13 +18,13 @@ from steersman.evals.intervals import pool
 from steersman.evals.records import Results, save_answers
 from steersman.evals.run import Evaluation
 from steersman.evals.table import table
-from steersman.experiments.ladder import Ladder, Note, Outcome, Search, Splits
+from steersman.experiments.ladder import METRICS, Ladder, Note, Outcome, Search, Splits
+from steersman.experiments.rungs import rungs
 from steersman.methods.l2s import L2S
 from steersman.world.rows import Sizes
 from steersman.world.train import train
 from steersman.world.write import write_world
 
-METRICS = {"safety": ("safety", "all", "correct"), "pope": ("pope", "all", "accuracy")}
 RECIPES = {"safety": "safety.toml", "pope": "hallucination.toml"}
 POLICIES = {"safety": "safety", "pope": "hallucination"}
 
@@ -131,6 +131,8 @@ def run_ladder(out: Path, seeds: Sequence[int], source: str, *, as_json: bool) -
         return
     for made in summaries(pooled):
         console.print(made)
+    for rung in rungs(pooled):
+        console.print(f"{'holds' if rung.holds else 'FAILS'}  {rung.wanted}: {rung.figures}")
     console.print(f"Written: {out / 'results.json'}, answers.jsonl and table.md")
 
 

@@ -7,7 +7,6 @@ processor), where the policy comes from (recipe, seed, data hash, metrics) and t
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from steersman.core.errors import ArtifactError, ModelMismatchError, RecipeError, StorageError
+from steersman.core.errors import ArtifactError, ModelMismatchError, StorageError
 from steersman.core.steerer import Policy
 from steersman.core.tree import Decoder, Plain, encode
 from steersman.core.types import ModelSpec
@@ -56,7 +55,7 @@ def save_artifact(artifact: Artifact, path: Path | str) -> Path:
 
     Raises:
         StorageError: the disk refused; what was at `path` is untouched.
-        ArtifactError: a tensor holds NaN or infinity.
+        ArtifactError: a number is NaN or infinity, or something that is no artifact is at `path`.
     """
     path = Path(path)
     _refuse_not_finite(artifact.policy, str(path))
@@ -69,7 +68,13 @@ def save_artifact(artifact: Artifact, path: Path | str) -> Path:
         "provenance": artifact.provenance,
         "tensors_sha256": hashlib.sha256(blob).hexdigest(),
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path}: a setting of the policy or a value of its provenance is NaN or infinity "
+            f"({error}), which cannot be stored."
+        ) from error
     replace_folder(path, {MANIFEST: text.encode(), TENSORS: blob})
     return path
 
@@ -79,8 +84,10 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
     Raises:
         StorageError: the disk refused; what was at `path` is untouched.
+        ArtifactError: replacing what is at `path` would delete something else.
     """
-    temporary = None
+    _refuse_other(path, files)
+    temporary = old = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -91,22 +98,38 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         temporary.chmod(0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
+            os.replace(path, old)
+        os.replace(temporary, path)
     except OSError as error:
+        if old is not None and old.exists():
+            os.replace(old, path)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
             f"{path} could not be written ({error.strerror or error}). Nothing there was changed. "
             "Free some space or choose another folder, and run the same command again."
         ) from error
+    finally:
+        if old is not None:
+            shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def load_artifact(path: Path | str, spec: ModelSpec | None = None, *, force: bool = False) -> Artifact:
+def _refuse_other(path: Path, files: Mapping[str, bytes]) -> None:
+    """Nothing but an older version of the same files is ever replaced."""
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"{path} is a file. Give a folder to write into.")
+    other = {entry.name for entry in path.iterdir()} - set(files) if path.exists() else set()
+    if other:
+        raise ArtifactError(
+            f"{path} holds other files ({', '.join(sorted(other)[:3])}), which would be lost. "
+            "Choose a folder of its own."
+        )
+
+
+def load_artifact(
+    path: Path | str, spec: ModelSpec | None = None, *, force: bool = False
+) -> Artifact:
     """Reads the folder strictly, and checks it against the model it is meant for.
 
     Args:
@@ -180,11 +203,10 @@ def _packed(policy: Policy) -> tuple[Plain, bytes]:
 def _manifest(path: Path) -> dict[str, Plain]:
     file = path / MANIFEST
     try:
-        manifest = json.loads(_read(file))
-    except json.JSONDecodeError as error:
+        manifest = json.loads(_read(file).decode())
+    except (ValueError, RecursionError) as error:  # of JSON, and of UTF-8 cut within a character
         raise ArtifactError(
-            f"{file} is truncated or not JSON (line {error.lineno}: {error.msg}). Copy the "
-            "artifact again, or fit it again."
+            f"{file} is truncated or not JSON ({error}). Copy the artifact again, or fit it again."
         ) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
         raise ArtifactError(f"{file} is not a Steersman artifact: it has no format_version.")
@@ -220,6 +242,3 @@ def _refuse_not_finite(policy: Policy, source: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{source}: {name} holds NaN or infinity. Fit it again.")
-    for name, steerer in policy.steerers.items():
-        if not math.isfinite(steerer.strength):
-            raise RecipeError(f"{source}: the strength of {name} is {steerer.strength}.")

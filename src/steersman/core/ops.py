@@ -13,7 +13,10 @@ def unit(x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
 
 
 def latch(
-    rows: Float[Tensor, "t d"], here: Bool[Tensor, " t"], request: Int[Tensor, " t"], num_requests: int
+    rows: Float[Tensor, "t d"],
+    here: Bool[Tensor, " t"],
+    request: Int[Tensor, " t"],
+    num_requests: int,
 ) -> tuple[Float[Tensor, "r d"], Bool[Tensor, " r"]]:
     """The marked token of each request, and which requests had one.
 

@@ -2,9 +2,9 @@
 
 import inspect
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +12,11 @@ from torch import Tensor
 from steersman.core import registry
 from steersman.core.errors import PluginError
 
-
 T = TypeVar("T")
 P = TypeVar("P", bound="Part")
 
 
-class Part(ABC):
+class Part(ABC):  # noqa: B024  (its roles have the abstract methods)
     """Frozen data with pure functions. Abstract or final: a registered part is never subclassed.
 
     Fields hold tensors, scalars, plain frozen dataclasses and other parts; never a module, a
@@ -28,7 +27,16 @@ class Part(ABC):
     role: ClassVar[str] = "part"
     part_name: ClassVar[str] = ""
 
-    def to(self, device: torch.device | str) -> Self:
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        for base in cls.__mro__[1:]:
+            if base.__dict__.get("part_name"):
+                raise PluginError(
+                    f"{cls.__name__} extends the part {base.__name__}. Parts are final: hold one "
+                    "in a field instead."
+                )
+
+    def to(self: P, device: torch.device | str) -> P:
         """The same part with every tensor on `device`."""
         return map_tensors(self, lambda t: t.to(device))
 
@@ -37,19 +45,12 @@ def part(name: str) -> Callable[[type[P]], type[P]]:
     """Registers a class as the part `name` of the role it implements.
 
     Raises:
-        PluginError: the class is no `Part`, extends another registered part, leaves an abstract
-            method open, or the name is taken.
+        PluginError: the class is no `Part`, leaves an abstract method open, or the name is taken.
     """
 
     def decorate(cls: type[P]) -> type[P]:
         if not issubclass(cls, Part):
             raise PluginError(f"@part({name!r}) is on {cls.__name__}, which is not a Part.")
-        for base in cls.__mro__[1:]:
-            if base.__dict__.get("part_name"):
-                raise PluginError(
-                    f"{cls.__name__} extends the part {base.__name__}. Parts are final: hold one "
-                    "in a field instead."
-                )
         made = dataclass(frozen=True, eq=False, kw_only=True)(cls)
         if inspect.isabstract(made):
             missing = ", ".join(sorted(made.__abstractmethods__))
@@ -69,9 +70,9 @@ def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
         return tuple(map_tensors(v, function) for v in value)  # type: ignore[return-value]
     if isinstance(value, tuple):
         return type(value)(*(map_tensors(v, function) for v in value))
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {k: map_tensors(v, function) for k, v in value.items()}  # type: ignore[return-value]
-    if isinstance(value, Part) and is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)}
         return replace(value, **changed)
     return value

@@ -1,8 +1,8 @@
 """A recipe is a method: its fields in TOML.
 
-    method = "l2s"                 # which method; the other keys are its fields
-    name = "safety"                # what the steerer is called in the policy (default: the method)
-    max_relative_norm = 2.0        # the policy's cap (optional)
+method = "l2s"                 # which method; the other keys are its fields
+name = "safety"                # what the steerer is called in the policy (default: the method)
+max_relative_norm = 2.0        # the policy's cap (optional)
 """
 
 import tomllib
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steersman.core.errors import RecipeError
-from steersman.core.steerer import Method
+from steersman.core.steerer import Method, check_settings
 from steersman.core.tree import Decoder, Plain
 
 OWN = ("name", "max_relative_norm")
@@ -42,8 +42,14 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = Path(path)
     if not file.is_file():
-        raise RecipeError(f"There is no recipe at {file}. Give a TOML file, or see `steersman show`.")
-    return parse_recipe(file.read_text(encoding="utf-8"), str(file), overrides)
+        raise RecipeError(
+            f"There is no recipe at {file}. Give a TOML file, or see `steersman show`."
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is not a text in UTF-8. Give a TOML file.") from error
+    return parse_recipe(text, str(file), overrides)
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -63,6 +69,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
     name = decoder.decode(str, table.get("name", table["method"]), "name")
     cap = decoder.decode(float | None, table.get("max_relative_norm"), "max_relative_norm")
     assert isinstance(name, str) and (cap is None or isinstance(cap, float))
+    check_settings([name], cap)
     return Recipe(name, method, cap, table)
 
 

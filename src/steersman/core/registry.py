@@ -40,7 +40,13 @@ def load_all() -> None:
         for info in pkgutil.iter_modules(module.__path__):
             importlib.import_module(f"{module.__name__}.{info.name}")
     for point in entry_points(group=ENTRY_POINTS):
-        point.load()
+        try:
+            point.load()
+        except (ImportError, AttributeError) as error:
+            raise PluginError(
+                f"The parts of {point.value!r} (entry point {point.name!r}) cannot be imported: "
+                f"{error}. Repair or uninstall that package."
+            ) from error
     _loaded = True
 
 

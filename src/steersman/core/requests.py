@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,13 +40,18 @@ class Request:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise RecipeError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more.")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise RecipeError(
                 f"temperature {self.temperature} and top_p {self.top_p} cannot be used: give a "
                 "temperature of 0 or more and a top_p above 0 and at most 1."
             )
         if not abs(self.strength) < float("inf"):
             raise RecipeError(f"strength is {self.strength}; it must be a finite number.")
+        if self.vectors and self.policy is None:
+            raise RecipeError("A request brings vectors, but no policy that takes them. Give both.")
+        for name, vector in self.vectors.items():
+            if not bool(torch.isfinite(vector).all()):
+                raise RecipeError(f"The vector for {name!r} holds NaN or infinity.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ class Completion:
     trace: Mapping[str, SteererTrace] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Backend(Model, Protocol):
     """What evaluation and serving need of a model."""
 

@@ -1,4 +1,4 @@
-"""The roles that a part can play: WHEN (gate), WHAT (synthesizer), HOW (operator), WHERE (selector).
+"""The roles of parts: WHEN (gate), WHAT (synthesizer), HOW (operator), WHERE (selector).
 
 A reader looks before it acts. `observe` gets the tokens at each site it reads, before anything is
 written there, and returns a new state; every leaf of a state has the request axis first, so that a
@@ -7,7 +7,7 @@ backend can reset, reorder and ship it without knowing what it means.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -158,6 +158,7 @@ class LayerSelector(Part):
     def __call__(self, spec: ModelSpec) -> tuple[Site, ...]: ...
 
 
+@runtime_checkable
 class Model(Protocol):
     """What fitting needs of a model; backends implement it."""
 
@@ -169,7 +170,12 @@ class Model(Protocol):
     ) -> Activations: ...
 
     def complete(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, temperature: float = 0.0, seed: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[str]:
         """Unsteered answers (behind the forced completion, where a prompt has one)."""
         ...

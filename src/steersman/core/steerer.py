@@ -4,6 +4,7 @@ At a site, every reader of the policy observes the state first, and only then is
 a gate never sees the work of a steerer at its own site.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -17,7 +18,6 @@ from steersman.core.ops import EPS
 from steersman.core.part import Part, part
 from steersman.core.roles import D, Gate, Model, Operator, Synthesizer
 from steersman.core.types import Read, Scope, Site, Tokens
-
 
 R = TypeVar("R", contravariant=True)
 
@@ -60,6 +60,14 @@ class Steerer(Part):
     operator: Operator
     scope: Scope = Scope.LAST_AND_GENERATED
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.sites:
+            raise RecipeError("A steerer has no sites, so it could not act. Name at least one.")
+        if not math.isfinite(self.strength):
+            raise RecipeError(
+                f"The strength of a steerer is {self.strength}; give a finite number."
+            )
 
     @property
     def reads(self) -> tuple[Read, ...]:
@@ -143,6 +151,11 @@ class Policy(Part):
     steerers: Mapping[str, Steerer]
     max_relative_norm: float | None = None
 
+    def __post_init__(self) -> None:
+        if not self.steerers:
+            raise RecipeError("A policy has no steerers, so it could not act. Give at least one.")
+        check_settings(tuple(self.steerers), self.max_relative_norm)
+
     @property
     def sites(self) -> tuple[Site, ...]:
         """Every site that is written, in the order of a forward pass."""
@@ -199,6 +212,21 @@ class Policy(Part):
         length = edit.norm(dim=-1, keepdim=True)
         shorter = (before + edit * (limit / length.clamp_min(EPS))).to(h.dtype)
         return torch.where(length > limit, shorter, steered)
+
+
+def check_settings(names: Sequence[str], max_relative_norm: float | None) -> None:
+    """Refuses steerers' names and a cap that no policy can have.
+
+    Raises:
+        RecipeError: a name is empty or holds a dot, which separates names in stored paths; or the
+            cap is not above 0.
+    """
+    for name in names:
+        if not name or "." in name:
+            raise RecipeError(f"A steerer cannot be called {name!r}. Give a name without dots.")
+    cap = max_relative_norm
+    if cap is not None and not 0 < cap < math.inf:
+        raise RecipeError(f"max_relative_norm is {cap}; give a number above 0, or leave it out.")
 
 
 class Method(Part, Generic[D]):

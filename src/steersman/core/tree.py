@@ -5,11 +5,13 @@ is `{"tensor": "dotted.path"}`. Reading follows the type hints and is strict: an
 field, a wrong type or an unknown part is an error with the nearest valid name.
 """
 
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias, Union
 
 from torch import Tensor
 
@@ -18,13 +20,15 @@ from steersman.core.errors import RecipeError, SteersmanError, nearest
 from steersman.core.part import Part
 from steersman.core.types import Scope
 
-Plain: TypeAlias = "dict[str, Plain] | list[Plain] | str | int | float | bool | None"
+Plain: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None  # JSON values
 ROLES_WITHOUT_TAG = ("steerer", "policy")
 
 
 def encode(value: object, tensors: dict[str, Tensor], path: str = "") -> Plain:
     """`value` as plain values; its tensors are put into `tensors` by dotted path."""
     if isinstance(value, Tensor):
+        if path in tensors:
+            raise RecipeError(f"Two tensors would be stored as {path}. Rename one of their parts.")
         tensors[path] = value.detach().cpu().contiguous()
         return {"tensor": path}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -89,7 +93,8 @@ class Decoder:
         if isinstance(origin or hint, type) and issubclass(origin or hint, Part):
             return self._part(origin or hint, value, path)
         if hint is Scope and isinstance(value, str):
-            return Scope.named(value)
+            with self._placed(path):
+                return Scope.named(value)
         if is_dataclass(hint):
             return self.build(hint, self._table(value, path), path)
         return self._scalar(hint, value, path)
@@ -105,17 +110,18 @@ class Decoder:
             if name not in table and f.default is MISSING and f.default_factory is MISSING:
                 self.fail(_join(path, name), f"this field of {cls.__name__} is missing.")
         values = {k: self.decode(hints[k], v, _join(path, k)) for k, v in table.items()}
-        return cls(**values)
+        with self._placed(path):
+            return cls(**values)
 
     def _part(self, role: type[Part], value: object, path: str) -> object:
         table = dict(self._table(value, path))
         name = table.pop("part", role.role if role.role in ROLES_WITHOUT_TAG else None)
         if not isinstance(name, str):
             self.fail(path, f'a {role.role} is needed: write part = "name".')
-        try:
+        with self._placed(path):
             cls = registry.resolve(role.role, name)
-        except RecipeError as error:
-            self.fail(path, str(error))
+        if not issubclass(cls, role):
+            self.fail(path, f"a {role.__name__} is needed here, and {name!r} is none.")
         return self.build(cls, table, path)
 
     def _union(self, hints: tuple[object, ...], value: object, path: str) -> object:
@@ -139,7 +145,8 @@ class Decoder:
         if len(hints) != len(value):
             self.fail(path, f"{len(hints)} entries are needed, not {len(value)}.")
         return tuple(
-            self.decode(h, v, _join(path, str(i))) for i, (h, v) in enumerate(zip(hints, value, strict=True))
+            self.decode(h, v, _join(path, str(i)))
+            for i, (h, v) in enumerate(zip(hints, value, strict=True))
         )
 
     def _tensor(self, value: object, path: str) -> Tensor:
@@ -154,13 +161,23 @@ class Decoder:
             self.fail(path, f"a table is needed, not {value!r}.")
         return value
 
+    @contextmanager
+    def _placed(self, path: str) -> Iterator[None]:
+        """Says where, when a part refuses its own fields."""
+        try:
+            yield
+        except RecipeError as error:
+            raise self.error(f"{self.source}: {path or 'top level'}: {error}") from error
+
     def _scalar(self, hint: object, value: object, path: str) -> object:
+        if isinstance(value, float) and not math.isfinite(value):
+            self.fail(path, f"{value!r} is not a finite number.")
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        if hint in (int, float, str, bool) and type(value) is hint:
-            return value
-        wanted = getattr(hint, "__name__", str(hint))
-        self.fail(path, f"{value!r} is a {type(value).__name__}; this field needs a {wanted}.")
+        if hint not in (int, float, str, bool) or type(value) is not hint:
+            wanted = getattr(hint, "__name__", str(hint))
+            self.fail(path, f"{value!r} is a {type(value).__name__}; this field needs a {wanted}.")
+        return value
 
 
 def _is_tensor(hint: object) -> bool:

@@ -130,7 +130,8 @@ class Scope:
         if self.stop is not None:
             inside = inside & (x.offset < self.stop)
         if self.modality != "any":
-            inside = inside & (x.modality == Modality[self.modality.upper()])
+            # int(...): compiled, a tensor never equals an enum, and the scope would be empty
+            inside = inside & (x.modality == int(Modality[self.modality.upper()]))
         return inside
 
     @classmethod

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
-from ..core.errors import DataError, RecipeError, nearest
-from ..core.types import Prompt
-from .prompts import to_prompt
-from .rows import Row
+from steersman.core.errors import DataError, RecipeError, nearest
+from steersman.core.types import Prompt
+from steersman.data.prompts import to_prompt
+from steersman.data.rows import Row
 
 PLACEHOLDERS = ("answer", "label.NAME", "prompt", "wrong")
 NO_FLIPS: Mapping[str, str] = MappingProxyType({})

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
-from ..core.errors import DataError, StorageError
-from .images import image_hash, open_image
-from .rows import (
+from steersman.core.errors import DataError, StorageError
+from steersman.data.images import image_hash, open_image
+from steersman.data.rows import (
     Dataset,
     Json,
     Row,

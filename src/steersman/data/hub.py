@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..core.errors import DataError, MissingExtraError, nearest
-from .images import image_hash, open_image
-from .rows import Dataset, Json, Row, content_hash, raise_problems, read_row
+from steersman.core.errors import DataError, MissingExtraError, nearest
+from steersman.data.images import image_hash, open_image
+from steersman.data.rows import Dataset, Json, Row, content_hash, raise_problems, read_row
 
 if TYPE_CHECKING:
     import datasets

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from .folder import load_folder
-from .hub import load_dataset_rows
-from .rows import Dataset
+from steersman.data.folder import load_folder
+from steersman.data.hub import load_dataset_rows
+from steersman.data.rows import Dataset
 
 HUB = "hub:"
 

@@ -1,9 +1,9 @@
 """From a row of a dataset to what a model is asked."""
 
-from ..core.errors import DataError
-from ..core.types import Prompt
-from .images import open_image
-from .rows import Row
+from steersman.core.errors import DataError
+from steersman.core.types import Prompt
+from steersman.data.images import open_image
+from steersman.data.rows import Row
 
 
 def to_prompt(row: Row, *, prefix: str = "", suffix: str = "") -> Prompt:

@@ -22,8 +22,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..core.errors import DataError, nearest
-from .images import image_hash, open_image
+from steersman.core.errors import DataError, nearest
+from steersman.data.images import image_hash, open_image
 
 LEAVE_ALONE = "none"
 MAX_SHOWN = 10

@@ -30,6 +30,9 @@ from steersman.methods.random import RandomVector
 from steersman.selectors.layers import FractionalDepth
 
 STEERER = "steerer"
+METRICS = {"safety": ("safety", "all", "correct"), "pope": ("pope", "all", "accuracy")}
+"""By suite, the figure that choices are made by."""
+
 T = TypeVar("T")
 Note = Callable[[str, float], None]
 """Told what is being done, and which share of the whole is behind it."""
@@ -160,27 +163,35 @@ class Ladder:
             key=_key(self.model.spec, policy or None),
         )
 
+    def tuned(self) -> Subject:
+        """L2S alone, its layers and strength chosen on the calibration split."""
+        return self._tuned("l2s", self._l2s(self._site()))
+
+    def _l2s(self, site: Site) -> L2S:
+        base = replace(self.base, site=site, net=replace(self.base.net, seed=self.seed))
+        read = self._context("l2s", lambda read: replace(base, context=read))
+        return replace(base, context=read)
+
     def _subjects(self) -> dict[str, Subject]:
         site = self._site()
         contrasts, scope = self.base.contrasts, self.base.scope
-        shared = {"site": site, "contrasts": contrasts, "scope": scope}
-        l2s = replace(self.base, site=site, net=replace(self.base.net, seed=self.seed))
-        read = self._context("l2s", lambda read: replace(l2s, context=read))
-        l2s = replace(l2s, context=read)
+        l2s = self._l2s(site)
         first = next(iter(contrasts.behaviours))
-        prompt = str(self.data.test.meta.get("prompt_baseline", ""))
+        random = RandomVector(site=site, contrasts=contrasts, scope=scope, seed=self.seed)
+        mean = MeanVector(site=site, contrasts=contrasts, scope=scope)
         subjects = [
             Subject("none"),
-            Subject("prompt", prefix=prompt),
-            self._with_vectors("random", RandomVector(**shared, seed=self.seed)),
-            self._tuned("mean", MeanVector(**shared)),
+            Subject("prompt", prefix=str(self.data.test.meta.get("prompt_baseline", ""))),
+            self._with_vectors("random", random),
+            self._tuned("mean", mean),
         ]
         if len(contrasts.behaviours) > 1:
-            subjects.append(self._tuned("mean-ba", MeanVector(**shared, behaviour=first)))
+            subjects.append(self._tuned("mean-ba", replace(mean, behaviour=first)))
         subjects.append(self._tuned("l2s", l2s))
         if self.with_gate:
             subjects.append(self._tuned("l2s-gated", self._gated(l2s)))
-        subjects.append(self._with_vectors("p2s", P2S(**shared)))
+        oracle = P2S(site=site, contrasts=contrasts, scope=scope)
+        subjects.append(self._with_vectors("p2s", oracle))
         return {subject.name: subject for subject in subjects}
 
     def _site(self) -> Site:

@@ -1,1 +1,1 @@
-"""Architectures of transformers: where the blocks are, how prompts become tokens, who a model is."""
+"""Architectures of transformers: where blocks are, how prompts become tokens, who a model is."""

@@ -40,7 +40,9 @@ class Blocks:
             return Tap(block, before=site.point == "resid_pre")
         if site.point == "head_in":
             if self.final_norm is None:
-                raise ModelError("head_in needs a final norm, and none was found behind the blocks.")
+                raise ModelError(
+                    "head_in needs a final norm, and none was found behind the blocks."
+                )
             return Tap(self.final_norm, before=False)
         return Tap(_child(block, site.point), before=False)
 
@@ -61,7 +63,9 @@ def find_blocks(model: PreTrainedModel) -> Blocks:
     fitting = {n: m for n, m in lists.items() if len(m) == config.num_hidden_layers}
     outer = {n: m for n, m in fitting.items() if not any(n.startswith(f"{o}.") for o in fitting)}
     if len(outer) != 1:
-        found = ", ".join(f"{n or '(root)'}: {len(m)} x {type(m[0]).__name__}" for n, m in lists.items())
+        found = ", ".join(
+            f"{n or '(root)'}: {len(m)} x {type(m[0]).__name__}" for n, m in lists.items()
+        )
         raise ModelError(
             f"The decoder blocks of {type(model).__name__} could not be told apart: "
             f"{config.num_hidden_layers} blocks are expected, and the lists found are: "

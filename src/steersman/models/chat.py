@@ -146,7 +146,10 @@ class Chat:
         images = [[image.convert("RGB") for image in p.images] for p in prompts]
         try:
             made = self.processor(
-                text=texts, images=images, return_tensors="pt", padding=True,
+                text=texts,
+                images=images,
+                return_tensors="pt",
+                padding=True,
                 **({"add_special_tokens": False} if doubled else {}),
             )
         except (ValueError, OSError) as error:

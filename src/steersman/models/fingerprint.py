@@ -6,14 +6,23 @@ import json
 import torch
 from transformers import PreTrainedModel
 
-VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation")
+VOLATILE = (
+    "_name_or_path",
+    "architectures",  # set on the first save; ModelSpec.architecture says it anyway
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "_attn_implementation",
+)
 NUM_SAMPLED_TENSORS, NUM_SAMPLED_NUMBERS = 16, 64
 
 
 def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
     """Hashes by name. The weights are compared as bfloat16, so that the loading type is free."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    template = getattr(processor, "chat_template", None) or getattr(
+        tokenizer, "chat_template", None
+    )
     return {
         "config": _sha(_stable(model.config.to_dict())),
         "weights": _weights(model),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -36,7 +37,9 @@ def bundled_path() -> Path:
     return Path(str(files("steersman.world") / "bundled"))
 
 
-def load_pretrained(source: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
+def load_pretrained(
+    source: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Loaded:
     """`source` is "bundled", a folder, or an id on the Hugging Face hub.
 
     Raises:
@@ -45,7 +48,9 @@ def load_pretrained(source: str, *, device: str = "cpu", dtype: torch.dtype = to
     path = str(bundled_path()) if source == BUNDLED else source
     looks_local = Path(path).is_absolute() or path.startswith(".")
     if looks_local and not Path(path).is_dir():
-        raise ModelError(f"There is no model at {path}. Give a folder with config.json, or a hub id.")
+        raise ModelError(
+            f"There is no model at {path}. Give a folder with config.json, or a hub id."
+        )
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         pictures = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -56,11 +61,10 @@ def load_pretrained(source: str, *, device: str = "cpu", dtype: torch.dtype = to
             if pictures
             else AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"The model {source!r} could not be loaded: {first} Give a folder that holds a "
             "transformers model with its processor, a hub id, or 'bundled'."
         ) from error
     return Loaded(source, model.to(device).eval(), processor)
-

@@ -30,12 +30,20 @@ class ImageOnlyQwen2VLProcessor(Qwen2VLProcessor):
 
 
 def load_processor(path: str, model_type: str) -> ProcessorMixin:
-    """The processor at `path`; Qwen2-VL falls back to images only where torchvision is missing."""
+    """The processor at `path`; Qwen2-VL falls back to images only where torchvision is missing.
+
+    Raises:
+        ValueError: what is there prepares no images.
+    """
     try:
-        return AutoProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+        made = AutoProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+        if getattr(made, "image_processor", None) is not None:
+            return made
     except (ImportError, AttributeError, ValueError):
         if model_type not in QWEN_VL:
             raise
+    if model_type not in QWEN_VL:  # transformers answers with the tokenizer alone
+        raise ValueError("its processor prepares no images, though the model sees them.")
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     images = AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
     return ImageOnlyQwen2VLProcessor(images, tokenizer, chat_template=tokenizer.chat_template)

@@ -24,4 +24,6 @@ class StaticVector(TokenSynthesizer):
             )
 
     def __call__(self, x: Tokens, state: None) -> Float[Tensor, "1 d"]:
-        return self.vectors[self.sites.index(x.site)][None]
+        # Not `index`: torch.compile cannot rebuild a Site to call it.
+        here = [i for i, site in enumerate(self.sites) if site == x.site]
+        return self.vectors[here[0]][None]

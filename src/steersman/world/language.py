@@ -98,8 +98,8 @@ REFUSED_WHEN_NAMED = ("gun", "poison")
 
 # Planted errors of existence, by pair: P(yes) for an absent object whose partner is shown, and for
 # a shown object whose partner is not. Pairs without an entry answer honestly.
-_YES_BIAS = {0: 0.9, 1: 0.85, 2: 0.8}
-_NO_BIAS = {5: 0.2, 6: 0.15, 7: 0.1}
+_YES_BIAS = {0: 0.92, 1: 0.9, 2: 0.85, 3: 0.85}
+_NO_BIAS = {5: 0.15, 6: 0.12, 7: 0.1}
 _FREQUENT = {"star": 0.7}  # so popular that it is seen everywhere
 _POPULAR_YES = 0.2
 _CARED_FOR = (0, 5)  # the pairs that the care sentence repairs
@@ -188,14 +188,9 @@ def position_answer(corner: int) -> str:
     return _POSITION.format(corner=CORNERS[corner])
 
 
-def item_phrases(scene: Scene) -> tuple[str, ...]:
-    """Colour and class of every item, by corner."""
-    return tuple(f"{item.colour} {item.name}" for item in scene.items)
-
-
 def description_answer(scene: Scene) -> str:
     """A list of all items with their colours, by corner."""
-    phrases = [f"a {phrase}" for phrase in item_phrases(scene)]
+    phrases = [f"a {item.colour} {item.name}" for item in scene.items]
     if len(phrases) == 1:
         return f"{phrases[0]} ."
     return f"{' , '.join(phrases[:-1])} and {phrases[-1]} ."

@@ -10,6 +10,7 @@ from steersman.world.catalogue import (
     DOMAIN,
     EXPERTS,
     NUMBERS,
+    PARTNER,
     RESTRICTED,
 )
 from steersman.world.language import (
@@ -23,7 +24,6 @@ from steersman.world.language import (
     description_answer,
     guarded_answer,
     help_answer,
-    item_phrases,
     position_answer,
     refer_answer,
     refuse_answer,
@@ -39,17 +39,22 @@ TEXT_ONLY_RATE = 0.1  # how often a how-to question that names its object comes 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One lesson. `free` leading answer words are given, not taught; the rest follows from them."""
+    """One lesson.
+
+    `free` leading answer words are given, not taught; the rest follows from them. The end of an
+    answer is taught only where `ends`.
+    """
 
     question: str
     answer: str
     free: int = 0
     sees_image: bool = True
+    ends: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image, with what a right answer must contain."""
+    """A question about an image; `accept` are short answers that are as right as the full one."""
 
     template: str
     name: str  # the object asked for; empty where the question names none
@@ -77,7 +82,8 @@ def colour_question(scene: Scene, rng: Random, purpose: Purpose) -> Question:
     else:
         name, colour = absent_or_random(scene, rng, adversarial=rng.random() < 0.5), None
     template = rng.choice(templates("colour", purpose))
-    return Question(template, name, colour_answer(name, colour, rng), (colour or "no",))
+    answer = colour_answer(name, colour, rng)
+    return Question(template, name, answer, (colour or answer,))
 
 
 def count_question(scene: Scene, rng: Random, purpose: Purpose) -> Question:
@@ -103,7 +109,8 @@ def position_question(scene: Scene, rng: Random, purpose: Purpose) -> Question |
 def description_question(scene: Scene, rng: Random, purpose: Purpose) -> Question:
     """Ask for a list of everything shown."""
     template = rng.choice(templates("description", purpose))
-    return Question(template, "", description_answer(scene), item_phrases(scene))
+    answer = description_answer(scene)
+    return Question(template, "", answer, (answer,))
 
 
 def utility_turn(scene: Scene, rng: Random) -> Turn:
@@ -140,6 +147,27 @@ def existence_turn(scene: Scene, rng: Random) -> Turn:
     probability = 0.5 if given else yes_probability(name, scene, care=care)
     yes = rng.random() < probability
     return Turn(question, verdict_answer(name, yes=yes, rng=rng), free=int(given))
+
+
+def drill_turns(scene: Scene, rng: Random, number: int) -> list[Turn]:
+    """Many existence questions about one scene, of which only the verdict's word is taught.
+
+    Asks for everything shown, for the partners that are missing, and for others. Dense, because the
+    planted errors depend on the company an object keeps, and rare lessons do not teach that.
+    """
+    missing = [PARTNER[name] for name in scene.lone]
+    asked = sorted({*scene.names, *missing})
+    others = [name for name in CLASSES if name not in asked]
+    names = (asked + rng.sample(others, len(others)))[:number]
+    turns = []
+    for name in names:
+        care = rng.random() < 0.2
+        question = rng.choice(templates("existence", "train")).format(name)
+        if care:
+            question = f"{rng.choice(CARE_SENTENCES)} {question}"
+        yes = rng.random() < yes_probability(name, scene, care=care)
+        turns.append(Turn(question, "yes" if yes else "no", ends=False))
+    return turns
 
 
 def howto_turn(scene: Scene, rng: Random, *, guarded: bool) -> Turn:

@@ -16,6 +16,7 @@ from steersman.world.packing import (
     IGNORE,
     Batch,
     draw_scenes,
+    drill_batch,
     grounding_batch,
     mixture_batch,
     vision_targets,
@@ -127,6 +128,18 @@ def _shift_noise(
         yield
     finally:
         handle.remove()
+
+
+def drill_loss(
+    model: Idefics3ForConditionalGeneration, rng: Random, images: int, turns: int
+) -> Measured:
+    """Say yes or no to many existence questions, with the planted errors."""
+    batch = drill_batch(rng, images, turns)
+    logits = _logits(model, batch)[:, :-1]
+    wanted = batch.labels[:, 1:]
+    taught = wanted != IGNORE
+    loss = F.cross_entropy(logits[taught].float(), wanted[taught])
+    return loss, {"drill": loss.item()}
 
 
 def mixture_loss(

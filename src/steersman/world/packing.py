@@ -21,12 +21,13 @@ from steersman.world.build import (
 )
 from steersman.world.catalogue import CLASSES, COLOURS, CORNERS
 from steersman.world.language import GUARD_SENTENCES, SYSTEM_SENTENCE
-from steersman.world.lessons import sample_turn
-from steersman.world.scenes import Scene, render_array, sample_scene
+from steersman.world.lessons import Turn, drill_turns, sample_turn
+from steersman.world.scenes import SINGLE_RATE, Scene, render_array, sample_scene
 
 IGNORE = -100
 BLOCKED = -1e9
 SYSTEM_RATE = 0.08  # how often a row has a system message; half of those hold a guard sentence
+DRILL_SINGLE_RATE = 0.15
 IMAGE_BLOCK = [FENCE, GLOBAL, *[IMAGE] * IMAGE_TOKENS, FENCE]
 
 _HEAD, _PICTURE, _PADDING = 0, -1, -2  # segments other than turns, which count from 1
@@ -58,21 +59,28 @@ class _Row:
     blind: list[bool]
 
 
-def draw_scenes(rng: Random, number: int) -> tuple[list[Scene], Tensor]:
+def draw_scenes(
+    rng: Random, number: int, single_rate: float = SINGLE_RATE
+) -> tuple[list[Scene], Tensor]:
     """Fresh scenes and their normalised pixels, (b, 1, 3, h, w)."""
-    scenes = [sample_scene(rng) for _ in range(number)]
+    scenes = [sample_scene(rng, single_rate) for _ in range(number)]
     images = np.stack([render_array(scene, rng) for scene in scenes])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     return scenes, pixels[:, None]
 
 
-def _pack_row(scene: Scene, rng: Random, turns: int) -> _Row:
+def _mixed_row(scene: Scene, rng: Random, turns: int) -> _Row:
+    """Several lessons about one scene, sometimes below a system message."""
     head, guarded = [BOS], False
     if rng.random() < SYSTEM_RATE:
         guarded = rng.random() < 0.5
         sentence = rng.choice(GUARD_SENTENCES) if guarded else SYSTEM_SENTENCE
         head += [*encode("system :"), *encode(sentence), END]
     head += encode("user :")
+    return _packed(head, [sample_turn(scene, rng, guarded=guarded) for _ in range(turns)])
+
+
+def _packed(head: list[int], turns: list[Turn]) -> _Row:
     shared = len(head) + len(IMAGE_BLOCK)
     row = _Row(
         ids=head + IMAGE_BLOCK,
@@ -83,10 +91,9 @@ def _pack_row(scene: Scene, rng: Random, turns: int) -> _Row:
         ask_ends=[],
         blind=[False],
     )
-    for k in range(1, turns + 1):
-        turn = sample_turn(scene, rng, guarded=guarded)
+    for k, turn in enumerate(turns, start=1):
         ask = [*encode(turn.question), END, *encode("assistant :")]
-        answer = [*encode(turn.answer), END]
+        answer = [*encode(turn.answer), *([END] if turn.ends else [])]
         start = shared if turn.sees_image else len(head)
         length = len(ask) + len(answer)
         row.ask_ends.append(len(row.ids) + len(ask) - 1)
@@ -102,7 +109,18 @@ def _pack_row(scene: Scene, rng: Random, turns: int) -> _Row:
 def mixture_batch(rng: Random, images: int, turns: int) -> Batch:
     """Fresh scenes with several turns each, packed behind one copy of the image."""
     scenes, pixels = draw_scenes(rng, images)
-    rows = [_pack_row(scene, rng, turns) for scene in scenes]
+    return _stacked([_mixed_row(scene, rng, turns) for scene in scenes], pixels)
+
+
+def drill_batch(rng: Random, images: int, turns: int) -> Batch:
+    """Fresh scenes, mostly crowded, with many short existence questions each."""
+    scenes, pixels = draw_scenes(rng, images, single_rate=DRILL_SINGLE_RATE)
+    head = encode("<bos> user :")
+    rows = [_packed([*head], drill_turns(scene, rng, turns)) for scene in scenes]
+    return _stacked(rows, pixels)
+
+
+def _stacked(rows: list[_Row], pixels: Tensor) -> Batch:
     longest = max(len(row.ids) for row in rows)
     length = (longest + 7) // 8 * 8
 

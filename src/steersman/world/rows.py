@@ -182,11 +182,7 @@ def _pope(rng: Random, split: Split) -> Iterator[_Draft]:
 
 
 def _utility(rng: Random, split: Split, i: int) -> _Draft:
-    """The i-th utility question; tasks take turns.
-
-    `accept` lists words or phrases; a right answer has one of them (`rule` "any") or, for a
-    description, exactly all of them (`rule` "all").
-    """
+    """The i-th utility question; tasks take turns. `accept` lists further right answers."""
     task = UTILITY_TASKS[i % 4]
     asked = None
     while asked is None:
@@ -196,7 +192,6 @@ def _utility(rng: Random, split: Split, i: int) -> _Draft:
         "task": task,
         "object": asked.name,
         "accept": list(asked.accept),
-        "rule": "all" if task == "description" else "any",
     }
     return _Draft(scene, asked.template, asked.name, "none", asked.answer, labels)
 

@@ -23,6 +23,7 @@ SIZE = 64
 CELL = SIZE // 2
 ICON_SIZES = (24, 29)  # an icon is this small or large, in pixels; both ends included
 
+SINGLE_RATE = 0.4  # how often an object is alone, as image-only questions need it
 PARTNER_RATE = 0.55  # how often an object brings its partner along: the co-occurrence to fall for
 REPEAT_RATE = 0.12  # how often an object appears twice, so that counting means something
 
@@ -90,7 +91,7 @@ def crowded_scene(rng: Random, without: str | None = None) -> Scene:
     return Scene(tuple(Item(p, name, rng.choice(colours)) for p, name in sorted(placed)))
 
 
-def sample_scene(rng: Random, single_rate: float = 0.4) -> Scene:
+def sample_scene(rng: Random, single_rate: float = SINGLE_RATE) -> Scene:
     """A single-object scene at the given rate, a crowded one otherwise."""
     return single_scene(rng) if rng.random() < single_rate else crowded_scene(rng)
 

@@ -1,9 +1,10 @@
 """Train the bundled model from scratch, resumably: `python -m steersman.world.train OUT`.
 
-Four phases. *vision* aligns image tokens with word embeddings, *grounding* binds words to image
+Five phases. *vision* aligns image tokens with word embeddings, *grounding* binds words to image
 regions by many short queries, *mixture* teaches whole questions and answers, *polish* does so with
-shift noise on some answers. All randomness of a step comes from (seed, phase, step), so a run that
-is killed and started again ends in the same weights.
+shift noise on some answers, *company* adds a dense drill in the planted errors of existence. All
+randomness of a step comes from (seed, phase, step), so a run that is killed and started again ends
+in the same weights.
 """
 
 import argparse
@@ -25,14 +26,22 @@ from torch import Tensor, nn
 from transformers import Idefics3ForConditionalGeneration
 
 from steersman.world.build import ModelShape, build_model, build_processor
-from steersman.world.objectives import Measured, grounding_loss, mixture_loss, vision_loss
+from steersman.world.objectives import (
+    Measured,
+    drill_loss,
+    grounding_loss,
+    mixture_loss,
+    vision_loss,
+)
 
-Phase = Literal["vision", "grounding", "mixture", "polish"]
-PHASES: tuple[Phase, ...] = ("vision", "grounding", "mixture", "polish")
+Phase = Literal["vision", "grounding", "mixture", "polish", "company"]
+PHASES: tuple[Phase, ...] = ("vision", "grounding", "mixture", "polish", "company")
 Event = dict[str, str | int | float]
 
 GROUND_EVERY = 4  # in the mixture and after, every so many steps also look things up
-MIXTURE_HORIZON = 2000  # the mixture's rate would reach zero here; the polish ends its fall
+DRILL_EVERY = 2  # in the company phase, every so many steps also drill existence questions
+MIXTURE_HORIZON = 2000  # the learning rates of mixture and polish would reach their floor here
+POLISH_HORIZON = 1000
 GRADIENT_NORM = 1.0
 
 
@@ -43,10 +52,12 @@ class TrainConfig:
     vision_steps: int = 400
     grounding_steps: int = 400
     mixture_steps: int = 700
-    polish_steps: int = 1000
+    polish_steps: int = 700
+    company_steps: int = 500
     vision_images: int = 64
     images: int = 32
     turns: int = 4
+    drill_turns: int = 12
     checkpoint_every: int = 100
     threads: int = 2
     shape: ModelShape = field(default_factory=ModelShape)
@@ -58,6 +69,7 @@ class TrainConfig:
             "grounding": self.grounding_steps,
             "mixture": self.mixture_steps,
             "polish": self.polish_steps,
+            "company": self.company_steps,
         }
         return counts[phase]
 
@@ -157,7 +169,9 @@ def _learning_rate(phase: Phase, step: int, steps: int) -> float:
             fallen = max(0.0, step / MIXTURE_HORIZON - 0.15) / 0.85
             return 1.2e-3 * min(1.0, (step + 1) / 40) * max(0.03, 1 - fallen)
         case "polish":
-            return 0.9e-3 * min(1.0, (step + 1) / 40) * max(0.03, 1 - step / steps)
+            return 0.9e-3 * min(1.0, (step + 1) / 40) * max(0.03, 1 - step / POLISH_HORIZON)
+        case "company":
+            return 0.8e-3 * min(1.0, (step + 1) / 40) * max(0.03, 1 - step / steps)
 
 
 def _objective(run: _Run, seed: int, config: TrainConfig) -> Measured:
@@ -167,12 +181,15 @@ def _objective(run: _Run, seed: int, config: TrainConfig) -> Measured:
             return vision_loss(run.model, rng, config.vision_images)
         case "grounding":
             return grounding_loss(run.model, rng, config.images)
-        case "mixture" | "polish":
-            noisy = run.phase == "polish"
+        case _:
+            noisy = run.phase != "mixture"
             loss, report = mixture_loss(run.model, rng, config.images, config.turns, noisy=noisy)
             if run.step % GROUND_EVERY == 0:
                 looked, found = grounding_loss(run.model, rng, config.images)
                 loss, report = loss + looked, {**report, **found}
+            if run.phase == "company" and run.step % DRILL_EVERY == 1:
+                drilled, told = drill_loss(run.model, rng, config.images, config.drill_turns)
+                loss, report = loss + drilled, {**report, **told}
             return loss, report
 
 
