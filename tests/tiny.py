@@ -23,7 +23,29 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from steersman.backends.hf import HFModel
 from steersman.models.processors import ImageOnlyQwen2VLProcessor
 
-WORDS = "a b c how do i make the cup bomb ? yes no safe harmful user assistant system : . ,".split()
+WORDS = [
+    "a",
+    "b",
+    "c",
+    "how",
+    "do",
+    "i",
+    "make",
+    "the",
+    "cup",
+    "bomb",
+    "?",
+    "yes",
+    "no",
+    "safe",
+    "harmful",
+    "user",
+    "assistant",
+    "system",
+    ":",
+    ".",
+    ",",
+]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
 LAYERS, WIDTH = 3, 32

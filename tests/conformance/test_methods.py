@@ -2,11 +2,10 @@
 
 from dataclasses import fields, replace
 
-import examples
 import pytest
-import tiny
-from toy import questions, rows
 
+import examples
+import tiny
 from steersman.core.errors import RecipeError
 from steersman.core.io import Artifact, load_artifact, save_artifact
 from steersman.core.recipe import parse_recipe
@@ -15,6 +14,7 @@ from steersman.core.steerer import Policy, RequestMethod
 from steersman.core.tree import Decoder, encode
 from steersman.core.types import Prompt, Site
 from steersman.methods.contrast import ContrastRule
+from toy import questions, rows
 
 METHODS = examples.by_role("method")
 each_method = pytest.mark.parametrize("method", METHODS, ids=examples.label)

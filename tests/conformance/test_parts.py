@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import examples
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import SITE, D, Talk, given_vectors, pack, run, talk, whole
 
+import examples
+from packing import SITE, D, Talk, given_vectors, pack, run, talk, whole
 from steersman.core import registry
 from steersman.core.io import Artifact, load_artifact, save_artifact
 from steersman.core.part import Part, map_tensors

@@ -1,6 +1,6 @@
 import torch
-from packing import SITE, pack, talk
 
+from packing import SITE, pack, talk
 from steersman.gates.always import AlwaysOpen
 
 EXAMPLES = [AlwaysOpen()]

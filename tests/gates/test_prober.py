@@ -1,7 +1,7 @@
 import pytest
 import torch
-from packing import READ, D, pack, talk
 
+from packing import READ, D, pack, talk
 from steersman.core.errors import RecipeError
 from steersman.gates.prober import ProberGate
 

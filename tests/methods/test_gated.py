@@ -1,11 +1,11 @@
-import tiny
 import torch
-from toy import READ, RULE, SITE, rows
 
+import tiny
 from steersman.gates.prober import ProberGate
 from steersman.methods.gated import Gated
 from steersman.methods.mean import MeanVector
 from steersman.methods.prober import ProberFit
+from toy import READ, RULE, SITE, rows
 
 EXAMPLES = [
     Gated(

@@ -2,15 +2,15 @@ import pickle
 import zipfile
 
 import pytest
-import tiny
 import torch
-from toy import rows
 
+import tiny
 from steersman.core.errors import ArtifactError, RecipeError
 from steersman.core.io import load_artifact, save_artifact
 from steersman.core.types import ModelSpec, Scope
 from steersman.methods.importers import PRESETS, import_l2s, preset
 from steersman.methods.l2s import L2S
+from toy import rows
 
 QWEN = "l2s-safety-qwen2-vl"
 D, K = 3584, 100

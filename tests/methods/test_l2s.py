@@ -1,11 +1,10 @@
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
-from toy import ANSWERS, READ, RULE, SITE, questions, rows
 
+import tiny
 from steersman.core.requests import Request
 from steersman.core.steerer import Policy
 from steersman.core.types import Read, Scope, Site
@@ -13,6 +12,7 @@ from steersman.data.prompts import to_prompt
 from steersman.methods.contrast import contrast_vectors
 from steersman.methods.l2s import L2S, read_contexts
 from steersman.methods.net_training import NetTraining, _loss, train_net
+from toy import ANSWERS, READ, RULE, SITE, questions, rows
 
 SMALL = NetTraining(hidden=8, epochs=5)
 EXAMPLES = [

@@ -1,12 +1,12 @@
 import pytest
-import tiny
 import torch
-from toy import ANSWERS, RULE, SITE, questions, rows
 
+import tiny
 from steersman.core.errors import DataError, RecipeError
 from steersman.core.types import Position, Prompt, Site
 from steersman.data.rows import Dataset
 from steersman.methods.mean import MeanVector
+from toy import ANSWERS, RULE, SITE, questions, rows
 
 EXAMPLES = [
     MeanVector(site=SITE, contrasts=RULE),

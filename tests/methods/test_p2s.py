@@ -1,12 +1,12 @@
-import tiny
 import torch
-from toy import RULE, SITE, rows
 
+import tiny
 from steersman.core.requests import Request
 from steersman.core.steerer import Policy
 from steersman.data.prompts import to_prompt
 from steersman.methods.contrast import contrast_vectors
 from steersman.methods.p2s import P2S
+from toy import RULE, SITE, rows
 
 EXAMPLES = [P2S(site=SITE, contrasts=RULE)]
 

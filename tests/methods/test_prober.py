@@ -1,14 +1,14 @@
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
-from toy import READ, rows
 
+import tiny
 from steersman.core.errors import DataError
 from steersman.data.prompts import to_prompt
 from steersman.methods.l2s import read_contexts
 from steersman.methods.prober import ProberFit
+from toy import READ, rows
 
 EXAMPLES = [ProberFit(read=READ, hidden=16, epochs=200, learning_rate=1e-2)]
 

@@ -1,9 +1,9 @@
-import tiny
 import torch
-from toy import RULE, SITE, rows
 
+import tiny
 from steersman.methods.contrast import contrast_vectors
 from steersman.methods.random import RandomVector
+from toy import RULE, SITE, rows
 
 EXAMPLES = [RandomVector(site=SITE, contrasts=RULE, seed=3)]
 

@@ -1,6 +1,6 @@
 import torch
-from packing import given_vectors, pack, talk
 
+from packing import given_vectors, pack, talk
 from steersman.synthesizers.given import GivenVector
 
 EXAMPLES = [GivenVector()]

@@ -1,6 +1,6 @@
 import torch
-from packing import READ, D
 
+from packing import READ, D
 from steersman.synthesizers.net import SteeringNet
 
 

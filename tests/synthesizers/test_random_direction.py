@@ -1,6 +1,6 @@
 import torch
-from packing import READ, SITE, D, pack, talk
 
+from packing import READ, SITE, D, pack, talk
 from steersman.synthesizers.net import SteeringNet
 from steersman.synthesizers.random_direction import RandomDirection
 from steersman.synthesizers.static import StaticVector

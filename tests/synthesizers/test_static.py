@@ -1,7 +1,7 @@
 import pytest
 import torch
-from packing import SITE, D, pack, talk
 
+from packing import SITE, D, pack, talk
 from steersman.core.errors import RecipeError
 from steersman.core.types import Site
 from steersman.synthesizers.static import StaticVector

@@ -166,7 +166,7 @@ class HFModel:
             torch.manual_seed(first.seed)
             probe_inputs, forced = self._probe_inputs(requests), batch.completion_length
             with Run(self._edge, plans, probe_inputs=probe_inputs, forced=forced) as run:
-                ids = self.model.generate(
+                ids = self.model.generate(  # pyright: ignore[reportCallIssue]  # a mixin's method
                     **batch.inputs,
                     max_new_tokens=first.max_new_tokens,
                     pad_token_id=self.chat.tokenizer.pad_token_id,

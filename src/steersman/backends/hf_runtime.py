@@ -339,9 +339,10 @@ class Run:
     def _streaming(self, track: Track, probed: Sequence[str]) -> list[str]:
         """Steerers that read in this pass: prompts are read once, generated tokens if asked."""
         assert self.layout is not None
+        is_prompt = self.layout.is_prompt
 
         def due(steerer: Steerer) -> bool:
-            return self.layout.is_prompt or any(r.offset >= 0 for r in steerer.reads)
+            return is_prompt or any(r.offset >= 0 for r in steerer.reads)
 
         return [n for n, s in track.policy.steerers.items() if n not in probed and due(s)]
 

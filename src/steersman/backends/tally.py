@@ -13,6 +13,7 @@ from steersman.core.steerer import Dose, Steerer
 from steersman.core.types import Tokens
 
 SCOPE, GATE, STRENGTH, WRITTEN, RELATIVE = range(5)
+ENDED = SteererTrace(0.0, 0.0, 0, 0, 0.0, "the answer ended before the scope began")
 
 
 class Tally:
@@ -67,6 +68,9 @@ class Tally:
                 made.append(None)
                 continue
             sums = passes[:n, :, slot].sum(0).tolist() if len(passes) else [0.0] * 5
+            if n == 1 and sums[SCOPE] == 0 and _begins_later(steerer):
+                made.append(ENDED)
+                continue
             was_read = reads is not None and float(reads[slot]) >= len(steerer.reads)
             made.append(_trace(name, steerer, sums, was_read or not steerer.reads))
         return made
@@ -101,3 +105,8 @@ def _trace(name: str, steerer: Steerer, sums: list[float], was_read: bool) -> St
         relative_norm=sums[RELATIVE] / written if written else 0.0,
         reason=reason,
     )
+
+
+def _begins_later(steerer: Steerer) -> bool:
+    """Whether the scope holds generated tokens only: the first comes from the prompt's own pass."""
+    return steerer.scope.start is not None and steerer.scope.start >= 0

@@ -26,7 +26,7 @@ from steersman.world.write import write_world
 
 FULL = Sizes(
     safety=SplitSizes(1080, 180, 450),
-    pope=SplitSizes(800, 160, 800),
+    pope=SplitSizes(960, 160, 800),
     utility=SplitSizes(80, 80, 240),
 )
 QUICK = Sizes(

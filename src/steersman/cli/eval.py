@@ -11,6 +11,7 @@ from steersman.cli.summary import summaries
 from steersman.core.errors import RecipeError
 from steersman.core.io import Artifact
 from steersman.core.steerer import Policy
+from steersman.data.rows import Dataset
 from steersman.evals.records import Results, save_answers
 from steersman.evals.run import Evaluation, evaluate
 from steersman.synthesizers.random_direction import RandomDirection
@@ -72,9 +73,7 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
     console.print(f"Written: {job.out / 'results.json'} and answers.jsonl beside it.")
 
 
-def _subjects(
-    job: EvalJob, artifact: Artifact | None, data
-) -> list[tuple[str, Policy | None, str]]:
+def _subjects(job: EvalJob, artifact: Artifact | None, data: Dataset) -> list[Subject]:
     prompt = job.prompt or str(data.meta.get("prompt_baseline", ""))
     subjects: list[Subject] = [("none", None, "")]
     if prompt:
@@ -82,9 +81,7 @@ def _subjects(
     if artifact is not None:
         name = str(artifact.provenance.get("method", "policy"))
         if name in ("none", "prompt"):
-            raise RecipeError(
-                f"A policy cannot be called {name!r} in a table. Fit it by its method."
-            )
+            raise RecipeError(f"A policy cannot be called {name!r}: a baseline is. Rename it.")
         subjects += [("random", _randomised(artifact.policy), ""), (name, artifact.policy, "")]
     return subjects
 

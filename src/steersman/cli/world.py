@@ -33,7 +33,7 @@ def run_train(out: Path, seed: int) -> None:
     """Trains or continues; one line per fifty steps where no terminal shows a bar."""
     with stages() as note:
 
-        def tell(event: dict[str, object]) -> None:
+        def tell(event: dict[str, str | int | float]) -> None:
             step, steps = int(event["step"]), int(event["steps"])
             said = f"{event['phase']} {step}/{steps} loss {event['loss']:.3f}"
             note(said, step / steps)

@@ -210,8 +210,9 @@ def _manifest(path: Path) -> dict[str, Plain]:
         ) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
         raise ArtifactError(f"{file} is not a Steersman artifact: it has no format_version.")
-    while manifest["format_version"] in MIGRATIONS:
-        manifest = MIGRATIONS[manifest["format_version"]](manifest)
+    for version in sorted(MIGRATIONS):
+        if manifest["format_version"] == version:
+            manifest = MIGRATIONS[version](manifest)
     if manifest["format_version"] != FORMAT_VERSION:
         raise ArtifactError(
             f"{file} has format {manifest['format_version']}, and this version reads up to "

@@ -4,7 +4,7 @@ import inspect
 from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class Part(ABC):  # noqa: B024  (its roles have the abstract methods)
         return map_tensors(self, lambda t: t.to(device))
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True, frozen_default=True)
 def part(name: str) -> Callable[[type[P]], type[P]]:
     """Registers a class as the part `name` of the role it implements.
 

@@ -7,7 +7,7 @@ backend can reset, reorder and ship it without knowing what it means.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -187,4 +187,4 @@ class GateMethod(Part, Generic[D]):
     role: ClassVar[str] = "gate_method"
 
     @abstractmethod
-    def fit(self, model: Model, data: D) -> Gate: ...
+    def fit(self, model: Model, data: D) -> Gate[Any]: ...

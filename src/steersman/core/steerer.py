@@ -55,8 +55,8 @@ class Steerer(Part):
     role: ClassVar[str] = "steerer"
 
     sites: tuple[Site, ...]
-    gate: Gate
-    synthesizer: Synthesizer
+    gate: Gate[Any]  # each with a state of its own kind
+    synthesizer: Synthesizer[Any]
     operator: Operator
     scope: Scope = Scope.LAST_AND_GENERATED
     strength: float = 1.0

@@ -85,17 +85,18 @@ class Decoder:
             return value
         if origin is tuple:
             return self._tuple(arguments, value, path)
-        if origin is not None and issubclass(origin, Mapping):
+        if isinstance(origin, type) and issubclass(origin, Mapping):
             table = self._table(value, path)
             return {k: self.decode(arguments[1], v, _join(path, k)) for k, v in table.items()}
         if _is_tensor(hint):
             return self._tensor(value, path)
-        if isinstance(origin or hint, type) and issubclass(origin or hint, Part):
-            return self._part(origin or hint, value, path)
+        plain = origin or hint
+        if isinstance(plain, type) and issubclass(plain, Part):
+            return self._part(plain, value, path)
         if hint is Scope and isinstance(value, str):
             with self._placed(path):
                 return Scope.named(value)
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             return self.build(hint, self._table(value, path), path)
         return self._scalar(hint, value, path)
 

@@ -44,7 +44,7 @@ def preset(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     if name not in PRESETS:
         raise RecipeError(f"There is no preset {name!r}.{nearest(name, PRESETS)}")
-    text = (files(__package__) / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (files("steersman.methods") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_recipe(text, f"preset {name}", overrides)
 
 

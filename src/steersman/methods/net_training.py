@@ -186,5 +186,5 @@ def _decoder(plan: NetTraining, z: Tensor, default: Tensor) -> Tensor:
             # A start need not have converged: training goes on from it.
             warnings.simplefilter("ignore", ConvergenceWarning)
             start = search.fit(z.numpy())
-    columns = torch.tensor(start.components_.T, dtype=torch.float32)
+    columns = torch.tensor(start.components_, dtype=torch.float32).T
     return torch.cat([columns, default[:, most:]], dim=1).contiguous()

@@ -47,8 +47,7 @@ class ProberFit(GateMethod[Dataset]):
                 f'("{LEAVE_ALONE}"); all {len(y)} rows are of one kind.'
             )
         mean, scale = x.mean(0), x.std(0).clamp_min(1e-5)
-        net = self._trained((x - mean) / scale, y)
-        first, last = net[0], net[2]
+        first, last = self._trained((x - mean) / scale, y)
         return ProberGate(
             read=self.read,
             mean=mean,
@@ -61,13 +60,13 @@ class ProberFit(GateMethod[Dataset]):
             opening=self.opening,
         )
 
-    def _trained(self, x: torch.Tensor, y: torch.Tensor) -> nn.Sequential:
+    def _trained(self, x: torch.Tensor, y: torch.Tensor) -> tuple[nn.Linear, nn.Linear]:
+        """The two layers of the net."""
         balance = torch.where(y > 0, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            net = nn.Sequential(
-                nn.Linear(x.shape[1], self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1)
-            )
+            first, last = nn.Linear(x.shape[1], self.hidden), nn.Linear(self.hidden, 1)
+            net = nn.Sequential(first, nn.ReLU(), last)
             optimiser = torch.optim.AdamW(
                 net.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
             )
@@ -79,4 +78,4 @@ class ProberFit(GateMethod[Dataset]):
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
-        return net
+        return first, last

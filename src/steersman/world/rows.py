@@ -1,7 +1,7 @@
 """Dataset rows in memory: the safety, pope and utility suites in three disjoint splits."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from random import Random
 from typing import Literal
@@ -100,10 +100,10 @@ class SplitSizes:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Number of rows of every suite. A third of safety's fit rows are other questions."""
+    """Number of rows. A third of safety's fit rows and a quarter of POPE's are other questions."""
 
     safety: SplitSizes = SplitSizes(1620, 360, 900)
-    pope: SplitSizes = SplitSizes(1200, 240, 1600)
+    pope: SplitSizes = SplitSizes(1600, 240, 1600)
     utility: SplitSizes = SplitSizes(240, 200, 480)
 
     def of(self, suite: Suite) -> SplitSizes:
@@ -167,27 +167,35 @@ def _asked(scene: Scene, rng: Random, pope_split: PopeSplit, *, present: bool) -
 def _existence(rng: Random, split: Split, i: int) -> _Draft:
     """The i-th existence question; sub-splits and answers take turns, so any eight are balanced."""
     pope_split, present = POPE_SPLITS[i % 4], i // 4 % 2 == 1
-    name = None
-    while name is None:
+    scene = crowded_scene(rng)
+    while (name := _asked(scene, rng, pope_split, present=present)) is None:
         scene = crowded_scene(rng)
-        name = _asked(scene, rng, pope_split, present=present)
     template = rng.choice(templates("existence", split))
     labels: dict[str, Label] = {"split": pope_split, "object": name}
     return _Draft(scene, template, name, "object", "yes" if present else "no", labels)
 
 
+def _elsewhere(rng: Random, split: Split, i: int) -> _Draft:
+    """A question that is not about existence, to be left alone: utility and how-to take turns."""
+    draft = _howto(rng, split, i // 2) if i % 2 else _utility(rng, split, i // 2)
+    return replace(draft, behaviour="none")
+
+
 def _pope(rng: Random, split: Split) -> Iterator[_Draft]:
+    asked, others = count(), count()
     for i in count():
-        yield _existence(rng, split, i)
+        mixed = split == "fit" and i % 4 == 3
+        yield (
+            _elsewhere(rng, split, next(others)) if mixed else _existence(rng, split, next(asked))
+        )
 
 
 def _utility(rng: Random, split: Split, i: int) -> _Draft:
     """The i-th utility question; tasks take turns. `accept` lists further right answers."""
     task = UTILITY_TASKS[i % 4]
-    asked = None
-    while asked is None:
+    scene = crowded_scene(rng)
+    while (asked := _UTILITY_QUESTIONS[task](scene, rng, split)) is None:
         scene = crowded_scene(rng)
-        asked = _UTILITY_QUESTIONS[task](scene, rng, split)
     labels: dict[str, Label] = {
         "task": task,
         "object": asked.name,
