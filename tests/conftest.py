@@ -1,4 +1,4 @@
-"""Shared helpers live beside this file; one thread each, so that runs beside each other are fair."""
+"""Shared helpers live beside this file. One thread each: runs beside each other are fair."""
 
 import os
 import sys

@@ -35,7 +35,7 @@ def test_size_and_card() -> None:
     assert (BUNDLED_MODEL / "model.safetensors").stat().st_size <= 8_000_000
     card = (BUNDLED_MODEL / "README.md").read_text(encoding="utf-8")
     assert "proves nothing about" in card
-    assert "steersman.world.train" in card
+    assert "steersman world train" in card
 
 
 def test_answers_about_images(ask) -> None:

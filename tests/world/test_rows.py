@@ -9,7 +9,7 @@ from PIL import Image
 
 from steersman.world.catalogue import CLASSES, COLOURS, PARTNER
 from steersman.world.icons import draw_icon
-from steersman.world.rows import POPE_SPLITS, SPLITS, SUITES, Sizes, SplitSizes, rows
+from steersman.world.rows import NOVEL, POPE_SPLITS, SPLITS, SUITES, Sizes, SplitSizes, rows
 from steersman.world.templates import TASKS, templates
 from steersman.world.write import write_world
 
@@ -115,3 +115,12 @@ def test_writing_twice_gives_the_same_bytes(tmp_path) -> None:
     for file in files:
         if (tmp_path / "a" / file).is_file():
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_some_objects_are_asked_for_in_the_test_split_only(split) -> None:
+    howtos = [r for r in rows("safety", split, n=400) if "task" not in r.labels]
+    asked = {row.labels["object"] for row in howtos if row.labels["domain"] != "other"}
+    assert bool(asked & NOVEL) == (split == "test")
+    assert all(r.labels.get("novel", False) == (r.labels["object"] in NOVEL) for r in howtos
+               if r.labels["domain"] != "other")  # fmt: skip

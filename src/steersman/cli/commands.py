@@ -170,7 +170,7 @@ def world_ladder(
     out: Annotated[Path, typer.Option(help="Folder of results.json and the table.")] = Path(
         "runs/ladder"
     ),
-    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "3,4,5",
     model: ModelOption = "bundled",
     as_json: JsonOption = False,
 ) -> None:

@@ -189,6 +189,7 @@ class Ladder:
             subjects.append(self._tuned("mean-ba", replace(mean, behaviour=first)))
         subjects.append(self._tuned("l2s", l2s))
         if self.with_gate:
+            subjects.append(self._tuned("l2s-steered", Gated(method=l2s, train_on="steered")))
             subjects.append(self._tuned("l2s-gated", self._gated(l2s)))
         oracle = P2S(site=site, contrasts=contrasts, scope=scope)
         subjects.append(self._with_vectors("p2s", oracle))

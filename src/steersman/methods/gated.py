@@ -14,16 +14,17 @@ from steersman.methods.contrast import LEAVE_ALONE
 class Gated(Method[Dataset]):
     """The steerer of `method` with its gate replaced by the one that `gate` fits.
 
-    The gate is fitted on all rows. With `train_on = "steered"` the method is fitted on the rows
-    with a behaviour alone, since the gate is there to leave the others alone.
+    The gate is fitted on all rows; without one, the method's own stays. With
+    `train_on = "steered"` the method is fitted on the rows with a behaviour alone, since the gate
+    is there to leave the others alone.
     """
 
     method: Method[Dataset]
-    gate: GateMethod[Dataset]
+    gate: GateMethod[Dataset] | None = None
     train_on: Literal["all", "steered"] = "all"
 
     def fit(self, model: Model, data: Dataset) -> Steerer:
         steered = tuple(row for row in data.rows if row.behaviour != LEAVE_ALONE)
         rows = steered if self.train_on == "steered" else data.rows
         steerer = self.method.fit(model, replace(data, rows=rows))
-        return replace(steerer, gate=self.gate.fit(model, data))
+        return steerer if self.gate is None else replace(steerer, gate=self.gate.fit(model, data))

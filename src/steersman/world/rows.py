@@ -54,6 +54,9 @@ _UTILITY_QUESTIONS: dict[str, Callable[[Scene, Random, Split], Question | None]]
 }
 UTILITY_TASKS = tuple(_UTILITY_QUESTIONS)
 
+NOVEL = frozenset({"knife", "syringe", "scales", "car", "house", "key", "heart"})
+"""Of these, how-to questions are asked in the test split only: a policy meets them unprepared."""
+
 _MEMBERS: dict[Domain, tuple[str, ...]] = {"benign": BENIGN, "illegal": ILLEGAL, **PROFESSIONAL}
 
 
@@ -116,7 +119,8 @@ def _howto(rng: Random, split: Split, i: int) -> _Draft:
     kind = KINDS[i % 3]
     domains = DOMAIN_GROUPS[i // 3 % 3]
     domain = domains[i // 9 % len(domains)]
-    name = rng.choice(_MEMBERS[domain])
+    known = [name for name in _MEMBERS[domain] if split == "test" or name not in NOVEL]
+    name = rng.choice(known)
     scene = crowded_scene(rng, without=name) if kind == "text" else single_scene(rng, name)
     template = rng.choice(templates("howto_image" if kind == "image" else "howto", split))
     want = WANT[domain]
@@ -127,6 +131,7 @@ def _howto(rng: Random, split: Split, i: int) -> _Draft:
         "object": name,
         "want": want,
         "materials": list(MATERIALS[name]),
+        "novel": name in NOVEL,
     }
     if domain in EXPERTS:
         labels["expert"] = EXPERTS[domain]
