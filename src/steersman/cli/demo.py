@@ -52,7 +52,7 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
         note("writing the world", 0.0)
         write_world(data, seed=0, sizes=QUICK if quick else FULL)
         note("loading the bundled model", 0.01)
-        model = open_model("bundled")
+        model = open_model("bundled", batch_size=128)
         outcomes = world_ladder(model, data, seed=0, note=note, search=SEARCH, cache=out / "cache")
         results = merged(list(outcomes.values()))
         hashes = spec_hashes(model.spec)

@@ -16,11 +16,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 VERSION = __version__
 
 
-def open_model(source: str, *, device: str = "cpu", dtype: str = "float32") -> HFModel:
+def open_model(
+    source: str, *, device: str = "cpu", dtype: str = "float32", batch_size: int = 32
+) -> HFModel:
     """The model a verb was asked for."""
     if dtype not in DTYPES:
         raise RecipeError(f"There is no dtype {dtype!r}.{nearest(dtype, DTYPES)}")
-    return load(source, device=device, dtype=DTYPES[dtype])
+    return load(source, device=device, dtype=DTYPES[dtype], batch_size=batch_size)
 
 
 def open_policy(path: Path | None, model: HFModel, *, force: bool) -> Policy | None:

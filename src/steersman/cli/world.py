@@ -108,7 +108,7 @@ def run_ladder(out: Path, seeds: Sequence[int], source: str, *, as_json: bool) -
     """Every seed draws its own data; the table pools them."""
     outcomes: list[Outcome] = []
     with stages(quiet=as_json) as note:
-        model = open_model(source)
+        model = open_model(source, batch_size=128)
         for i, seed in enumerate(seeds):
             data = out / f"world-{seed}"
             write_world(data, seed=seed, sizes=Sizes())

@@ -58,7 +58,7 @@ def evaluate(
     strength: float = 1.0,
     vectors: Sequence[Mapping[str, Tensor]] | None = None,
     seed: int = 0,
-    batch_size: int = 512,
+    batch_size: int = 64,
     max_new_tokens: int | None = None,
     cache: Path | None = None,
     key: str = "",

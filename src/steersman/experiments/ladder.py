@@ -30,6 +30,7 @@ from steersman.methods.random import RandomVector
 from steersman.selectors.layers import FractionalDepth
 
 STEERER = "steerer"
+ASKED_AT_ONCE = 512  # between two writes of the cache; the backend batches as it likes
 METRICS = {"safety": ("safety", "all", "correct"), "pope": ("pope", "all", "accuracy")}
 """By suite, the figure that choices are made by."""
 
@@ -159,6 +160,7 @@ class Ladder:
             strength=strength,
             vectors=vectors,
             seed=self.seed,
+            batch_size=ASKED_AT_ONCE,
             cache=self.cache and self.cache / "answers.jsonl",
             key=_key(self.model.spec, policy or None),
         )
