@@ -71,8 +71,8 @@ def page(results: Results) -> str:
     return (
         "# The ladder on the bundled world\n\n"
         "World seeds 3, 4 and 5 (nobody looked at them before). Each draws its own fit, "
-        "calibration and test data with disjoint templates, fits every method, chooses layers and strengths on "
-        "the calibration split, and looks at the test split once. A quarter of the objects in "
+        "calibration and test data with disjoint templates, fits every method, chooses layers and "
+        "strengths on the calibration split, and looks at the test split once. A quarter of the objects in "
         "how-to questions is asked for in the test split only. Intervals: the wider of sampling "
         "error and spread between seeds. The model is the bundled one throughout: one training "
         "seed. The world is synthetic; these figures prove nothing about a real model.\n\n"

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Idefics3ForConditionalGeneration
 
+from steersman.core.errors import RecipeError
 from steersman.world.build import ModelShape, build_model, build_processor
 from steersman.world.objectives import (
     Measured,
@@ -98,7 +99,7 @@ def train(
         on_event: Called after every step with phase, step, steps, loss, seconds and accuracies.
 
     Raises:
-        ValueError: `out` holds a checkpoint of another seed or configuration.
+        RecipeError: `out` holds a checkpoint of another seed or configuration.
     """
     config = config or TrainConfig()
     torch.set_num_threads(config.threads)
@@ -240,7 +241,7 @@ def _load(out: Path, seed: int, config: TrainConfig) -> _Run | None:
     with safe_open(path, "pt") as file:
         place = file.metadata()
         if place["run"] != _identity(seed, config):
-            raise ValueError(
+            raise RecipeError(
                 f"{path} belongs to another run ({place['run']}), this one is "
                 f"{_identity(seed, config)}. Continue that one or choose another folder."
             )
