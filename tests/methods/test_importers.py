@@ -77,7 +77,7 @@ def test_the_qwen_safety_preset_reads_its_referrals_one_token_earlier():
 
 def test_a_preset_runs_on_a_tiny_model_once_its_layers_fit():
     small = ["site.layer=1", "context.site.layer=2", "net.hidden=4", "net.epochs=2"]
-    words = [f'contrasts.behaviours.expert.{side}="{side}"' for side in ("positive", "negative")]
+    words = ['contrasts.behaviours.expert={positive="yes", negative="no"}']
     recipe = preset("l2s-safety-llava-1.5", [*small, *words])
     steerer = recipe.method.fit(tiny.llama(), rows(12))
     assert steerer.strength == 2.2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, attach
+from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, attach, muted
 from steersman.core.errors import RecipeError
 from steersman.core.requests import Completion, Request
 from steersman.core.steerer import Policy, Steerer
@@ -120,7 +120,10 @@ class HFModel:
         *,
         vectors: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> Iterator[Run]:
-        """Steers every call of the underlying model inside the `with`.
+        """Steers every call of the underlying model inside the `with`, in whatever thread.
+
+        This class's own `capture`, `complete` and `generate` stay out of it: their requests say
+        themselves how they are steered.
 
         A forward pass with an empty cache begins new sequences, and is taken to be their whole
         prompt, unless it runs without a cache (`use_cache=False`) and has one token more than the
@@ -162,7 +165,8 @@ class HFModel:
         if first.temperature > 0:
             # transformers would cut to the 50 most probable tokens by default
             sampling |= {"temperature": first.temperature, "top_p": first.top_p, "top_k": 0}
-        with self._lock, torch.random.fork_rng(), torch.no_grad():
+        quiet = muted(self._edge.active)
+        with self._lock, quiet, torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(first.seed)
             probe_inputs, forced = self._probe_inputs(requests), batch.completion_length
             with Run(self._edge, plans, probe_inputs=probe_inputs, forced=forced) as run:
@@ -226,7 +230,7 @@ class HFModel:
 
             return act
 
-        with self._lock, ExitStack() as handles, torch.no_grad():
+        with self._lock, muted(self._edge.active), ExitStack() as handles, torch.no_grad():
             for site in sites:
                 handles.callback(attach(self.blocks, site, keep(site)).remove)
             with suppress(Stop):

@@ -191,7 +191,14 @@ class Run:
             slots = range(0, len(self.plans) * track.repeats, track.repeats)
             for name, tally in track.tally.items():
                 steerer = track.policy.steerers[name]
-                rows = tally.traces(name, steerer, track.strength, counted, slots)
+                rows = tally.traces(
+                    name,
+                    steerer,
+                    strength=track.strength,
+                    num_passes=counted,
+                    slots=slots,
+                    may_end=num_passes is not None,
+                )
                 for row, trace in zip(made, rows, strict=True):
                     if trace is not None:
                         row[name] = trace
@@ -284,23 +291,12 @@ class Run:
         self.probing = True
         try:
             for self.bare, wanted in passes:
-                with self._others_muted(), suppress(Stop), torch.no_grad():
+                others = [run for run in self.edge.active if run is not self]
+                with muted(others), suppress(Stop), torch.no_grad():
                     self.edge.root(**{**wanted, "use_cache": False})
         finally:
             self.probing = self.bare = False
             self.layout = layout
-
-    @contextmanager
-    def _others_muted(self) -> Iterator[None]:
-        """Keeps the runs around this one out of a pass that only reads."""
-        others = [run for run in self.edge.active if run is not self and not run.muted]
-        for run in others:
-            run.muted = True
-        try:
-            yield
-        finally:
-            for run in others:
-                run.muted = False
 
     def _on_site(self, site: Site) -> Callable[[Tensor], Tensor | None]:
         deepest = max(
@@ -345,6 +341,19 @@ class Run:
             return is_prompt or any(r.offset >= 0 for r in steerer.reads)
 
         return [n for n, s in track.policy.steerers.items() if n not in probed and due(s)]
+
+
+@contextmanager
+def muted(runs: Sequence[Run]) -> Iterator[None]:
+    """Keeps runs out of the passes inside: they neither read nor write."""
+    quiet = [run for run in runs if not run.muted]
+    for run in quiet:
+        run.muted = True
+    try:
+        yield
+    finally:
+        for run in quiet:
+            run.muted = False
 
 
 def attach(blocks: Blocks, site: Site, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:

@@ -1,5 +1,6 @@
 """Counts what steering did, on the device, and turns the counts into traces at the end."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,15 +47,19 @@ class Tally:
         self,
         name: str,
         steerer: Steerer,
+        *,
         strength: Sequence[float],
         num_passes: Sequence[int],
         slots: Sequence[int],
+        may_end: bool,
     ) -> list[SteererTrace | None]:
         """One trace per row; None for rows with strength 0.
 
         Args:
             num_passes: forward passes that counted for each row (the rest ran behind its end).
             slots: where each row was counted.
+            may_end: an answer that ended with its first token leaves a scope of generated tokens
+                empty, and that is no error.
 
         Raises:
             NotSteeredError: a row with non-zero strength has no token in scope, was not read, or
@@ -68,7 +73,7 @@ class Tally:
                 made.append(None)
                 continue
             sums = passes[:n, :, slot].sum(0).tolist() if len(passes) else [0.0] * 5
-            if n == 1 and sums[SCOPE] == 0 and _begins_later(steerer):
+            if may_end and n == 1 and sums[SCOPE] == 0 and _begins_later(steerer):
                 made.append(ENDED)
                 continue
             was_read = reads is not None and float(reads[slot]) >= len(steerer.reads)
@@ -78,6 +83,11 @@ class Tally:
 
 def _trace(name: str, steerer: Steerer, sums: list[float], was_read: bool) -> SteererTrace:
     scope, written = sums[SCOPE], sums[WRITTEN]
+    if not all(math.isfinite(value) for value in sums):
+        raise NotSteeredError(
+            f"The steerer {name!r} made states that are no numbers (NaN or infinity). Lower the "
+            "strength, or fit it again."
+        )
     if scope == 0:
         raise NotSteeredError(
             f"The steerer {name!r} wrote no token: its scope {steerer.scope} names none of the "

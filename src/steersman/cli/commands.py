@@ -175,6 +175,6 @@ def world_ladder(
     as_json: JsonOption = False,
 ) -> None:
     """Fit and measure every baseline over several seeds, and print one table."""
-    from steersman.cli.world import run_ladder
+    from steersman.cli.world import run_ladder, seeds_of
 
-    run_ladder(out, [int(s) for s in seeds.split(",")], model, as_json=as_json)
+    run_ladder(out, seeds_of(seeds), model, as_json=as_json)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, stages
-from steersman.cli.shared import open_artifact, open_data, open_model
+from steersman.cli.shared import VERSION, open_artifact, open_data, open_model
 from steersman.cli.summary import summaries
-from steersman.core.errors import RecipeError
+from steersman.core.errors import DataError, RecipeError
 from steersman.core.io import Artifact
 from steersman.core.steerer import Policy
 from steersman.data.rows import Dataset
@@ -38,16 +38,31 @@ class EvalJob:
 
 def run_eval(job: EvalJob, *, as_json: bool) -> None:
     """Measures on every data set given, and writes results.json and answers.jsonl."""
+    if job.strength == 0:
+        raise RecipeError("--strength is 0, which is the unsteered model. Give another number.")
     sets = [open_data(source, limit=job.limit) for source in job.data]
+    suites = [str(data.meta.get("suite", "")) for data in sets]
+    if len(set(suites)) < len(suites):
+        raise RecipeError(
+            f"Two data sets are of one suite ({', '.join(suites)}), so their rows could not be "
+            "told apart. Evaluate them one at a time, each with its own --out."
+        )
+    _refuse_foreign(job.out / "results.json")
     with stages(quiet=as_json) as note:
         note("loading the model", 0.0)
         model = open_model(job.model, device=job.device, dtype=job.dtype)
         artifact = open_artifact(job.policy, model, force=job.force) if job.policy else None
+        for data in sets:
+            if artifact is not None and artifact.provenance.get("data_hash") == data.hash:
+                raise RecipeError(
+                    f"{data.source} holds the rows that {job.policy} was fitted on; figures on "
+                    "them would flatter it. Evaluate on other rows."
+                )
         runs: list[Evaluation] = []
         asked = [(data, *subject) for data in sets for subject in _subjects(job, artifact, data)]
         for i, (data, name, policy, prefix) in enumerate(asked):
             note(f"{name} on {data.source}", i / len(asked))
-            key = "/".join(model.spec.fingerprint.values())
+            key = "/".join([VERSION, job.dtype, *model.spec.fingerprint.values()])
             if policy is not None:
                 key += Artifact(policy, model.spec).content_hash()
             runs.append(
@@ -71,6 +86,17 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
     for table in summaries(results):
         console.print(table)
     console.print(f"Written: {job.out / 'results.json'} and answers.jsonl beside it.")
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Results of ours may be replaced; somebody else's file may not."""
+    if file.exists():
+        try:
+            Results.load(file)
+        except DataError as error:
+            raise RecipeError(
+                f"{file} is there and is not Steersman's. Choose another --out."
+            ) from error
 
 
 def _subjects(job: EvalJob, artifact: Artifact | None, data: Dataset) -> list[Subject]:

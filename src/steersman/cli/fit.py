@@ -9,7 +9,7 @@ from steersman.cli.console import out as console
 from steersman.cli.console import print_json, stages
 from steersman.cli.shared import VERSION, open_data, open_model
 from steersman.core.errors import DataError, RecipeError, nearest
-from steersman.core.io import save_artifact
+from steersman.core.io import refuse_other, save_artifact
 from steersman.core.recipe import Recipe, read_recipe
 from steersman.core.steerer import Method
 from steersman.core.tree import Plain
@@ -40,6 +40,7 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
     """Fits and saves a policy; says where it is and what it holds."""
     read = preset if job.recipe in PRESETS else read_recipe
     plan = read(job.recipe, job.overrides)
+    refuse_other(job.out)
     rows = open_data(job.data, job.split)
     rule = contrasts_of(plan.method)
     if rule is not None:
@@ -84,6 +85,13 @@ def _chosen(
             "Leave it out, or set the fields with --set."
         )
     calibration = open_data(source)
+    if calibration.hash == rows.hash:
+        raise DataError(f"{source} holds the rows to fit on. Choose on other rows.")
+    if calibration.meta.get("split") == "test":
+        raise DataError(
+            f"{source} is a test split. No tuning on the split that is reported: choose on a "
+            "calibration split."
+        )
     suite = str(calibration.meta.get("suite", ""))
     if suite not in METRICS:
         raise DataError(

@@ -11,6 +11,7 @@ from steersman.cli.console import err, print_json, stages
 from steersman.cli.console import out as console
 from steersman.cli.shared import open_model
 from steersman.cli.summary import summaries
+from steersman.core.errors import RecipeError
 from steersman.core.recipe import parse_recipe
 from steersman.core.types import ModelSpec
 from steersman.data.load import load as load_data
@@ -102,6 +103,17 @@ def _renamed(outcome: Outcome) -> Outcome:
 def merged(outcomes: Sequence[Outcome]) -> Results:
     """All rows of several ladders."""
     return Results().merge(*(e.results for o in outcomes for e in o.evaluations))
+
+
+def seeds_of(text: str) -> list[int]:
+    """Seeds from a comma-separated list; each once."""
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RecipeError(f"--seeds is {text!r}; write numbers, like 3,4,5.") from error
+    if len(set(seeds)) < len(seeds):
+        raise RecipeError(f"--seeds is {text!r}; give every seed once.")
+    return seeds
 
 
 def run_ladder(out: Path, seeds: Sequence[int], source: str, *, as_json: bool) -> None:

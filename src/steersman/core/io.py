@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from steersman.core.errors import ArtifactError, ModelMismatchError, StorageError
 from steersman.core.steerer import Policy
 from steersman.core.tree import Decoder, Plain, encode
-from steersman.core.types import ModelSpec
+from steersman.core.types import ModelSpec, Tokens
 
 FORMAT_VERSION = 1
 MANIFEST, TENSORS = "steersman.json", "steersman.safetensors"
@@ -86,7 +86,7 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
         StorageError: the disk refused; what was at `path` is untouched.
         ArtifactError: replacing what is at `path` would delete something else.
     """
-    _refuse_other(path, files)
+    refuse_other(path, files)
     temporary = old = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +115,12 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _refuse_other(path: Path, files: Mapping[str, bytes]) -> None:
-    """Nothing but an older version of the same files is ever replaced."""
+def refuse_other(path: Path, files: Collection[str] = (MANIFEST, TENSORS)) -> None:
+    """Nothing but an older version of the same files is ever replaced.
+
+    Raises:
+        ArtifactError: something else is at `path`, or in it.
+    """
     if path.exists() and not path.is_dir():
         raise ArtifactError(f"{path} is a file. Give a folder to write into.")
     other = {entry.name for entry in path.iterdir()} - set(files) if path.exists() else set()
@@ -159,9 +163,16 @@ def load_artifact(
     if unused := set(tensors) - decoder.used:
         raise ArtifactError(f"{path / TENSORS} holds tensors that no part uses: {sorted(unused)}.")
     _refuse_not_finite(policy, str(path))
+    _refuse_unfit(policy, model, str(path))
+    provenance = _as_table(manifest["provenance"], path)
+    unknown = not model.fingerprint and "imported_from" not in provenance
+    if spec is not None and spec.fingerprint and unknown and not force:
+        raise ModelMismatchError(
+            f"{path / MANIFEST} has no fingerprint of {model.id}, so nothing says whether it was "
+            "fitted on the model at hand. Fit it again, or force it if you know."
+        )
     if spec is not None:
         check_model(model, spec, str(path), force=force)
-    provenance = _as_table(manifest["provenance"], path)
     return Artifact(policy, model, provenance, str(manifest["library_version"]))
 
 
@@ -235,6 +246,31 @@ def _as_table(value: Plain, path: Path) -> dict[str, Plain]:
     if not isinstance(value, dict):
         raise ArtifactError(f"{path / MANIFEST}: a table is needed, not {value!r}.")
     return value
+
+
+def _refuse_unfit(policy: Policy, model: ModelSpec, source: str) -> None:
+    """Runs the policy on the meta device, where shapes are checked and nothing is computed."""
+    num, width = 2, model.d_model
+    zeros = torch.zeros(num, dtype=torch.long, device="meta")
+    h = torch.zeros(num, width, device="meta")
+    try:
+        on_meta = policy.to("meta")
+        vectors = {n: h for n, s in policy.steerers.items() if s.synthesizer.needs_vector}
+        state = on_meta.init(num, h, vectors)
+        for site in sorted({*policy.sites, *(r.site for r in policy.reads)}, key=lambda s: s.depth):
+            x = Tokens(site, h, zeros, zeros, zeros, zeros)
+            state = on_meta.observe(x, state)
+            for name, steerer in on_meta.steerers.items():
+                if site in steerer.sites:
+                    made = steerer.synthesizer(x, state[name].synthesizer)
+                    if made.shape[-1] != width or not made.is_floating_point():
+                        raise ValueError(f"{name} makes vectors {tuple(made.shape)}, {made.dtype}")
+            on_meta(x, state, torch.ones(num, device="meta"))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ArtifactError(
+            f"{source}: the tensors do not fit together, or not states of {width} numbers "
+            f"({str(error).splitlines()[0]}). Fit it again."
+        ) from error
 
 
 def _refuse_not_finite(policy: Policy, source: str) -> None:

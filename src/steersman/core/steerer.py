@@ -36,7 +36,7 @@ class Dose(NamedTuple):
         scope: tokens in scope of a request with non-zero strength.
         gate: the gate's value at tokens in scope, 0 outside.
         strength: what the operator was given: strength x gate, in scope.
-        relative: |h' - h| / |h|, before the policy's cap.
+        relative: |h' - h| / |h|; of a policy, what its cap leaves of it.
     """
 
     scope: Bool[Tensor, " t"]
@@ -64,9 +64,10 @@ class Steerer(Part):
     def __post_init__(self) -> None:
         if not self.sites:
             raise RecipeError("A steerer has no sites, so it could not act. Name at least one.")
-        if not math.isfinite(self.strength):
+        if not math.isfinite(self.strength) or self.strength == 0:
             raise RecipeError(
-                f"The strength of a steerer is {self.strength}; give a finite number."
+                f"The strength of a steerer is {self.strength}; give a finite number that is not "
+                "0. To leave a request unsteered, give it the strength 0."
             )
 
     @property
@@ -197,21 +198,24 @@ class Policy(Part):
             if x.site in steerer.sites:
                 h, doses[name] = steerer.write(now, state[name], strength)
                 now = now.with_h(h)
-        return self._capped(x.h, now.h), doses
+        h, kept = self._capped(x.h, now.h)
+        return h, {name: d._replace(relative=d.relative * kept) for name, d in doses.items()}
 
     def __call__(
         self, x: Tokens, state: dict[str, SteererState], strength: Float[Tensor, " r"]
     ) -> Float[Tensor, "t d"]:
         return self.write(x, state, strength)[0]
 
-    def _capped(self, h: Tensor, steered: Tensor) -> Tensor:
+    def _capped(self, h: Tensor, steered: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The states under the cap, and the share of each edit that is left."""
         if self.max_relative_norm is None:
-            return steered
+            return steered, 1.0
         before, edit = h.float(), steered.float() - h.float()
         limit = self.max_relative_norm * before.norm(dim=-1, keepdim=True)
         length = edit.norm(dim=-1, keepdim=True)
         shorter = (before + edit * (limit / length.clamp_min(EPS))).to(h.dtype)
-        return torch.where(length > limit, shorter, steered)
+        kept = torch.where(length > limit, limit / length.clamp_min(EPS), 1.0)[:, 0]
+        return torch.where(length > limit, shorter, steered), kept
 
 
 def check_settings(names: Sequence[str], max_relative_norm: float | None) -> None:

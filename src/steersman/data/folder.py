@@ -197,6 +197,8 @@ def _refuse_foreign(target: Path) -> None:
         return
     ours = {PAIRS, META, IMAGES}
     others = [] if target.is_file() else sorted({p.name for p in target.iterdir()} - ours)
+    if target.is_dir() and (target / IMAGES).exists() and not (target / PAIRS).exists():
+        others = [IMAGES]
     if target.is_file() or others:
         found = f"it holds {', '.join(others[:3])}" if others else "it is a file"
         raise StorageError(

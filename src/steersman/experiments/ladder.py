@@ -1,12 +1,14 @@
 """The ladder: unsteered, prompt, random, mean, L2S, gated L2S and the oracle, side by side.
 
-Layers, context layers and strengths are chosen on the calibration split, each method by its own
-best; the test split is looked at once, with everything fixed.
+Layers, context layers and strengths are chosen on the calibration split, each fitted method by its
+own best; random vectors get L2S's strength, the oracle keeps 1. The test split is looked at once,
+with everything fixed.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from steersman.core.io import Artifact
 from steersman.core.requests import Backend
 from steersman.core.steerer import Method, Policy, RequestMethod, Steerer
-from steersman.core.types import ModelSpec, Read, Site
+from steersman.core.types import ModelSpec, Point, Read, Site
 from steersman.data.rows import Dataset, Row
 from steersman.evals.choose import Choice, choose
 from steersman.evals.run import Evaluation, evaluate
@@ -179,7 +181,15 @@ class Ladder:
         contrasts, scope = self.base.contrasts, self.base.scope
         l2s = self._l2s(site)
         first = next(iter(contrasts.behaviours))
-        random = RandomVector(site=site, contrasts=contrasts, scope=scope, seed=self.seed)
+        learned = self._tuned("l2s", l2s)
+        assert learned.steerer is not None
+        random = RandomVector(
+            site=site,
+            contrasts=contrasts,
+            scope=scope,
+            seed=self.seed,
+            strength=learned.steerer.strength,
+        )
         mean = MeanVector(site=site, contrasts=contrasts, scope=scope)
         subjects = [
             Subject("none"),
@@ -189,7 +199,7 @@ class Ladder:
         ]
         if len(contrasts.behaviours) > 1:
             subjects.append(self._tuned("mean-ba", replace(mean, behaviour=first)))
-        subjects.append(self._tuned("l2s", l2s))
+        subjects.append(learned)
         if self.with_gate:
             subjects.append(self._tuned("l2s-steered", Gated(method=l2s, train_on="steered")))
             subjects.append(self._tuned("l2s-gated", self._gated(l2s)))
@@ -204,11 +214,11 @@ class Ladder:
             method = P2S(site=site, contrasts=self.base.contrasts, scope=self.base.scope)
             return self.measure(self._with_vectors("p2s", method), self.data.calibration)
 
-        return self._best("site, by P2S", 0.0, self.search.sites(self.model.spec), str, attempt)
+        return self._best("site, by P2S", 0.0, self._sites(self.search.sites), str, attempt)
 
     def _context(self, name: str, method: Callable[[Read], Method[Dataset]]) -> Read:
         """Where the net or the gate reads: the layer whose steerer does best."""
-        sites = self.search.contexts(self.model.spec)
+        sites = self._sites(self.search.contexts, self.base.context.site.point)
         reads = [replace(self.base.context, site=site) for site in sites]
 
         def attempt(read: Read) -> Evaluation:
@@ -216,6 +226,10 @@ class Ladder:
             return self.measure(Subject(name, steerer), self.data.calibration)
 
         return self._best(f"context of {name}", 0.2, reads, lambda read: str(read.site), attempt)
+
+    def _sites(self, depth: FractionalDepth, point: Point | None = None) -> tuple[Site, ...]:
+        """The layers of a search, at the point of the block that the recipe names."""
+        return replace(depth, point=point or self.base.site.point)(self.model.spec)
 
     def _gated(self, l2s: L2S) -> Gated:
         def method(read: Read) -> Gated:
@@ -267,7 +281,11 @@ class Ladder:
 
 
 def _key(spec: ModelSpec, policy: Policy | None) -> str:
-    parts = [spec.id, *(f"{k}={v}" for k, v in sorted(spec.fingerprint.items()))]
+    parts = [
+        spec.id,
+        version("steersman"),
+        *(f"{k}={v}" for k, v in sorted(spec.fingerprint.items())),
+    ]
     if policy is not None:
         parts.append(Artifact(policy, spec).content_hash())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

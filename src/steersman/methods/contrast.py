@@ -43,6 +43,8 @@ class ContrastRule:
         continue_temperature: of that continuation.
         norms: "match" scales the vectors of each behaviour to the mean norm of the first one, by
             factors from the fit rows alone; "keep" leaves them.
+        norm_groups: behaviours whose norms are taken together, by a common name (the released
+            code joins legal and financial).
     """
 
     behaviours: Mapping[str, Contrast]
@@ -53,6 +55,7 @@ class ContrastRule:
     continue_tokens: int = 0
     continue_temperature: float = 0.0
     norms: Literal["match", "keep"] = "match"
+    norm_groups: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.behaviours or LEAVE_ALONE in self.behaviours:
@@ -68,7 +71,12 @@ class ContrastRule:
                 f"There is no behaviour {behaviour!r}.{nearest(behaviour, self.behaviours)}"
             )
         chosen = self.behaviours[behaviour]
-        return replace(self, behaviours=dict.fromkeys(self.behaviours, chosen))
+        return replace(
+            self,
+            behaviours=dict.fromkeys(self.behaviours, chosen),
+            position=self.position_of.get(behaviour, self.position),
+            position_of={},
+        )
 
 
 def contrast_vectors(
@@ -105,15 +113,16 @@ def norm_factors(
     is of the fit rows alone.
     """
     norms = z.norm(dim=1)
-    means = {}
-    for name in rule.behaviours:
-        mine = [i for i, row in enumerate(rows) if row.behaviour == name]
-        if mine:
-            means[name] = float(norms[mine].mean())
+    group_of = {name: rule.norm_groups.get(name, name) for name in rule.behaviours}
+    means: dict[str, float] = {}
+    for group in dict.fromkeys(group_of.values()):
+        mine = [i for i, row in enumerate(rows) if group_of.get(row.behaviour) == group]
+        if mine and float(norms[mine].mean()) > 0:
+            means[group] = float(norms[mine].mean())
     if rule.norms == "keep" or not means:
         return dict.fromkeys(rule.behaviours, 1.0)
     first = next(iter(means.values()))
-    return {name: first / means[name] if means.get(name) else 1.0 for name in rule.behaviours}
+    return {b: first / means[g] if g in means else 1.0 for b, g in group_of.items()}
 
 
 def scaled(

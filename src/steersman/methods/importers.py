@@ -33,6 +33,11 @@ PRESETS: dict[str, tuple[str, str, int, int]] = {
 }
 """Preset name -> the model it is for: hub id, architecture, width, number of layers."""
 
+UNREADABLE = (
+    *(UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, OSError),
+    *(IndexError, KeyError, AttributeError, TypeError),
+)
+"""What `torch.load` raises for files that are no checkpoints."""
 WANTED, OPTIONAL = {"encoder.weight", "encoder.bias", "decoder.weight"}, {"decoder.bias"}
 
 
@@ -101,6 +106,16 @@ def import_l2s(
     return Artifact(Policy(steerers={recipe.name: steerer}), target, provenance, version)
 
 
+def _plain(value: object) -> bool:
+    """A dense tensor of real numbers, with data."""
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
+
+
 def _net(file: Path) -> tuple[Tensor, Tensor, Tensor]:
     if not file.is_file():
         raise ArtifactError(f"There is no file {file}.")
@@ -108,20 +123,22 @@ def _net(file: Path) -> tuple[Tensor, Tensor, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused below anyway
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        first = str(error).strip().splitlines()[0]
+    except UNREADABLE as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ArtifactError(
             f"{file} is damaged, or holds more than tensors, and was not read: {first}"
         ) from error
-    table = loaded.get("steering_model", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(table, dict) or not all(isinstance(v, Tensor) for v in table.values()):
+    table = loaded
+    if isinstance(loaded, dict) and set(loaded) == {"steering_model"}:
+        table = loaded["steering_model"]
+    if not isinstance(table, dict) or not all(_plain(v) for v in table.values()):
         raise ArtifactError(f"{file} is not a table of tensors, as a released L2S net is.")
     if not WANTED <= set(table) <= WANTED | OPTIONAL:
         raise ArtifactError(
             f"{file} holds {', '.join(sorted(map(str, table))) or 'nothing'}; a released L2S net "
             f"holds {', '.join(sorted(WANTED))} and nothing else."
         )
-    if "decoder.bias" in table and bool(table["decoder.bias"].abs().max() > 0):
+    if "decoder.bias" in table and bool((table["decoder.bias"] != 0).any()):
         raise ArtifactError(f"{file} has a decoder bias, which the released nets do not have.")
     encoder, bias, decoder = (
         table[name].float().contiguous()

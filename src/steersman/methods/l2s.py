@@ -6,10 +6,15 @@
 
 Rows of the behaviour "none" have the target 0 (the VLGuard recipe, App. A.1).
 
-Departs from the paper, all as options with the paper's value in the presets: contexts are
+Departs from the paper, as options with the paper's value in the presets: contexts are
 standardised and targets scaled to unit norm before training; the scope is the last prompt token
 and the generated ones, since Eq. 9 taken literally cannot change the first answer token, while the
 released scripts write every token of the prompt.
+
+Departs from the released code without an option: rates change per epoch, not per batch; validation
+rows are drawn at random and weigh the cosine as training does; classes are balanced over all rows,
+not within a batch; the dictionary search stops after 50 rounds; a continuation that the model adds
+to a forced answer is tokenised again with it; norm factors come from the fit rows alone.
 """
 
 from dataclasses import replace
@@ -17,6 +22,7 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
+from steersman.core.errors import RecipeError
 from steersman.core.part import part
 from steersman.core.roles import Model
 from steersman.core.steerer import Method, Steerer
@@ -25,6 +31,7 @@ from steersman.data.prompts import to_prompt
 from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
 from steersman.methods.contrast import (
+    LEAVE_ALONE,
     ContrastRule,
     contrast_vectors,
     norm_factors,
@@ -57,7 +64,10 @@ class L2S(Method[Dataset]):
         z = contrast_vectors(model, self.contrasts, data.rows, [self.site])[self.site]
         z = scaled(data.rows, z, norm_factors(self.contrasts, data.rows, z))
         context = read_contexts(model, data, self.context)
-        groups = [row.answer or row.behaviour for row in data.rows]
+        groups = [
+            row.behaviour if row.behaviour == LEAVE_ALONE else row.answer or row.behaviour
+            for row in data.rows
+        ]
         return Steerer(
             sites=(self.site,),
             gate=AlwaysOpen(),
@@ -73,6 +83,11 @@ def read_contexts(model: Model, data: Dataset, read: Read) -> Float[Tensor, "n d
 
     Rendering without the generation prompt ends the prompt at the user's turn.
     """
+    if read.offset >= 0:
+        raise RecipeError(
+            f"context.offset is {read.offset}, a generated token; what is read must be a prompt "
+            "token. Write -1 for the last one."
+        )
     flag = read.generation_prompt
     prompts = [replace(to_prompt(row), generation_prompt=flag) for row in data.rows]
     position = Position("prompt", "last", skip_last=-1 - read.offset)

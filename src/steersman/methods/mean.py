@@ -26,6 +26,9 @@ class MeanVector(Method[Dataset]):
 
     With `behaviour` set, every row is contrasted as that behaviour: Mean-S(BA) of the paper
     (arXiv:2508.12815, section 4), which can do one thing only.
+
+    Departs from the released code: norms are matched across behaviours as for L2S, so that both
+    average the same vectors; the released mean file is not matched.
     """
 
     site: Site

@@ -12,7 +12,7 @@ from sklearn.decomposition import DictionaryLearning, TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from steersman.core.errors import RecipeError
+from steersman.core.errors import DataError, RecipeError
 from steersman.core.types import Read
 from steersman.synthesizers.net import SteeringNet
 
@@ -60,6 +60,10 @@ class NetTraining:
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.epochs < 1 or self.batch_size < 1:
             raise RecipeError("net: hidden, epochs and batch_size must be 1 or more.")
+        if self.learning_rate <= 0 or self.weight_decay < 0 or self.seed < 0 or self.warmup < 0:
+            raise RecipeError(
+                "net: learning_rate must be above 0; weight_decay, seed and warmup 0 or more."
+            )
         if not 0 <= self.validation < 1:
             raise RecipeError(f"net.validation is {self.validation}; it must be in [0, 1).")
 
@@ -84,8 +88,18 @@ def train_net(
     targets: Float[Tensor, "n d"],
     groups: Sequence[str],
 ) -> SteeringNet:
-    """The synthesizer that maps contexts read at `read` to targets."""
-    _, d = contexts.shape
+    """The synthesizer that maps contexts read at `read` to targets.
+
+    Raises:
+        DataError: too few rows, or nothing but zero targets.
+    """
+    n, d = contexts.shape
+    if n - round(plan.validation * n) < 2 or not bool((targets.norm(dim=1) > 1e-9).any()):
+        raise DataError(
+            f"{n} rows (of which {plan.validation:.0%} are held out) do not teach a net: it needs "
+            "two or more, and contrast vectors that are not all zero. Give more rows, or contrasts "
+            "whose completions differ at the site."
+        )
     mean, spread = torch.zeros(d), torch.ones(d)
     if plan.inputs == "standardise":
         mean, spread = contexts.mean(0), contexts.std(0).clamp_min(1e-5)

@@ -16,7 +16,13 @@ from steersman.core.steerer import RequestMethod, Steerer
 from steersman.core.types import Scope, Site
 from steersman.data.rows import Dataset, Row
 from steersman.gates.always import AlwaysOpen
-from steersman.methods.contrast import ContrastRule, contrast_vectors, steered_rows
+from steersman.methods.contrast import (
+    ContrastRule,
+    contrast_vectors,
+    norm_factors,
+    scaled,
+    steered_rows,
+)
 from steersman.operators.add import Add
 from steersman.synthesizers.given import GivenVector
 
@@ -49,5 +55,6 @@ class RandomVector(RequestMethod[Dataset, Row]):
     def vectors(self, model: Model, data: Dataset, rows: Sequence[Row]) -> Float[Tensor, "n d"]:
         chosen = [data.rows[i] for i in steered_rows(data.rows)]
         z = contrast_vectors(model, self.contrasts, chosen, [self.site])[self.site]
+        z = scaled(chosen, z, norm_factors(self.contrasts, chosen, z))
         draw = torch.Generator().manual_seed(self.seed)
         return z.norm(dim=1).mean() * unit(torch.randn(len(rows), z.shape[1], generator=draw))

@@ -14,7 +14,7 @@ VOLATILE = (
     "torch_dtype",
     "_attn_implementation",
 )
-NUM_SAMPLED_TENSORS, NUM_SAMPLED_NUMBERS = 16, 64
+NUM_SAMPLED = 16  # numbers of every tensor
 
 
 def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
@@ -33,11 +33,10 @@ def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
 
 def _weights(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
-    named = sorted(model.state_dict().items())
-    step = max(1, len(named) // NUM_SAMPLED_TENSORS)
-    for name, tensor in named[::step]:
+    for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().flatten()
-        picked = torch.linspace(0, max(0, len(flat) - 1), NUM_SAMPLED_NUMBERS).long()
+        # In whole numbers: a float32 index would miss the end of a large embedding.
+        picked = torch.arange(NUM_SAMPLED) * max(0, len(flat) - 1) // (NUM_SAMPLED - 1)
         numbers = flat[picked.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu()
         digest.update(name.encode() + numbers.numpy().tobytes())
     return digest.hexdigest()

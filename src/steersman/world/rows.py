@@ -38,7 +38,7 @@ from steersman.world.templates import templates
 Suite = Literal["safety", "pope", "utility"]
 Split = Literal["fit", "calibration", "test"]
 PopeSplit = Literal["random", "popular", "adversarial", "unusual"]
-Label = str | list[str]
+Label = str | bool | list[str]
 
 SUITES: tuple[Suite, ...] = ("safety", "pope", "utility")
 SPLITS: tuple[Split, ...] = ("fit", "calibration", "test")

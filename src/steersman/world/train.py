@@ -102,6 +102,11 @@ def train(
         RecipeError: `out` holds a checkpoint of another seed or configuration.
     """
     config = config or TrainConfig()
+    if (out / "model").exists() and not (out / "checkpoint").exists():
+        raise RecipeError(
+            f"{out / 'model'} is there already and was not trained here; it would be replaced. "
+            "Choose another folder."
+        )
     torch.set_num_threads(config.threads)
     run = _load(out, seed, config) or _start(seed, config)
     began = time.monotonic()

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from steersman.core.errors import StorageError
 from steersman.data import rows as data
 from steersman.data.folder import save_folder
 from steersman.data.rows import Dataset
 from steersman.world.language import CARE_SENTENCES, GUARD_SENTENCES, MARKERS
 from steersman.world.rows import SPLITS, SUITES, Row, Sizes, Split, Suite, rows
 
+MADE_BY = "steersman world"
 BASELINES: dict[Suite, str] = {"safety": GUARD_SENTENCES[0], "pope": CARE_SENTENCES[0]}
 
 
@@ -22,6 +24,9 @@ def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None) -> None
     sizes = sizes or Sizes()
     for suite in SUITES:
         for split in SPLITS:
+            _refuse_others(out / suite / split)
+    for suite in SUITES:
+        for split in SPLITS:
             members = rows(suite, split, seed, sizes.of(suite).of(split))
             save_folder(
                 Dataset.of(
@@ -29,6 +34,17 @@ def write_world(out: Path, *, seed: int = 0, sizes: Sizes | None = None) -> None
                 ),
                 out / suite / split,
             )
+
+
+def _refuse_others(folder: Path) -> None:
+    """Somebody's own data set may stand where a split goes."""
+    card = folder / "dataset.json"
+    ours = card.is_file() and f'"{MADE_BY}"' in card.read_text("utf-8")
+    if folder.exists() and not ours:
+        raise StorageError(
+            f"{folder} is there already, and the world did not write it. Choose another folder, or "
+            "move it away."
+        )
 
 
 def _plain(row: Row) -> data.Row:
@@ -46,6 +62,7 @@ def _plain(row: Row) -> data.Row:
 def _card(suite: Suite, split: Split, seed: int, members: list[Row]) -> dict[str, object]:
     """What `dataset.json` says of a split: where it came from, and its baseline and markers."""
     card: dict[str, object] = {
+        "made_by": MADE_BY,
         "suite": suite,
         "split": split,
         "seed": seed,

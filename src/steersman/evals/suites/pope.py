@@ -28,11 +28,12 @@ class Pope(Suite):
     max_new_tokens: ClassVar[int] = 16
 
     def judge(self, row: Row, text: str, _meta: Mapping[str, Any], /) -> Verdict:
-        if row.answer not in ("yes", "no"):
+        answer = (row.answer or "").strip().casefold()
+        if answer not in ("yes", "no"):
             raise DataError(f"Row {row.id!r} needs the answer 'yes' or 'no', not {row.answer!r}.")
         said = parse(text)
-        group = {"split": label(row, "split", self.splits), "answer": row.answer}
-        return Verdict(said, row.answer, said == row.answer, group, text)
+        group = {"split": label(row, "split", self.splits), "answer": answer}
+        return Verdict(said, answer, said == answer, group, text)
 
     def figures(self, verdicts: Sequence[Verdict]) -> list[tuple[str, Estimate]]:
         said = [v for v in verdicts if v.label == "yes"]
