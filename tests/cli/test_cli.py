@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -208,3 +209,61 @@ def test_eval_puts_the_policy_beside_its_controls(tmp_path, tiny_models):
     assert len(answers) == 24
     again = json.loads(invoke(*words).output)  # every answer is remembered
     assert again["rows"] == said["rows"]
+
+
+def test_the_installed_command_ends_with_one_message():
+    command = Path(sys.executable).with_name("steersman")
+    made = subprocess.run([command, "show", "art/nope"], capture_output=True, text=True)
+    assert made.returncode == 1 and made.stdout == ""
+    assert made.stderr.startswith("ArtifactError:") and "Traceback" not in made.stderr
+
+
+def test_names_of_others_are_not_read_as_markup(folder, tiny_models):
+    out = folder / "[red]x[-red]"
+    assert invoke("fit", folder / "recipe.toml", "--data", folder / "data", "--out", out,
+                  "--model", "a").exit_code == 0  # fmt: skip
+    assert "[red]x[-red]" in invoke("show", out).output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--out", "POLICY_WITH_FILES"), "would be lost"),
+        (("--calibration", "DATA"), "holds the rows to fit on"),
+    ],
+)
+def test_what_would_fail_late_fails_first(folder, monkeypatch, words, says):
+    monkeypatch.setattr(shared, "load", lambda *_, **__: tiny.llama())
+    taken = folder / "taken"
+    taken.mkdir()
+    (taken / "thesis.tex").write_text("mine")
+    put = {"POLICY_WITH_FILES": taken, "DATA": folder / "data"}
+    given = [put.get(w, w) for w in words]
+    out = [] if "--out" in words else ["--out", folder / "p"]
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE.replace('"mean"', '"l2s"') + "\n[context]\nsite = { layer = 1 }\n")
+    said = fails("fit", recipe, "--data", folder / "data", *out, *given, "--model", "a")
+    assert says in said
+    assert (taken / "thesis.tex").read_text() == "mine"
+
+
+def test_rows_that_were_fitted_on_are_not_evaluated(folder, tiny_models):
+    assert fit(folder).exit_code == 0
+    card = {"suite": "safety", "markers": {"refuse": ["no"], "refer": ["yes"], "help": ["a"]}}
+    (folder / "data/dataset.json").write_text(json.dumps(card))
+    said = fails("eval", "--data", folder / "data", "--policy", folder / "policy", "--model", "a",
+                 "--out", folder / "out")  # fmt: skip
+    assert "fitted on" in said
+
+
+@pytest.mark.parametrize("seeds", ["abc", "3,3", ""])
+def test_seeds_are_checked_before_anything_runs(seeds):
+    assert "--seeds" in fails("world", "ladder", "--seeds", seeds)
+
+
+def test_the_world_does_not_write_over_somebody_elses_data(folder):
+    own = folder / "safety" / "fit"
+    own.mkdir(parents=True)
+    (own / "pairs.jsonl").write_text('{"id": "1", "prompt": "mine"}\n')
+    assert "did not write it" in fails("world", "write", "--out", folder)
+    assert "mine" in (own / "pairs.jsonl").read_text()

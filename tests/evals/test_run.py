@@ -6,11 +6,24 @@ import pytest
 import torch
 
 from steersman.core.errors import DataError, RecipeError, StorageError
-from steersman.core.steerer import Policy
+from steersman.core.steerer import Policy, Steerer
+from steersman.core.types import Site
 from steersman.data.rows import Dataset
 from steersman.evals.run import evaluate
+from steersman.gates.always import AlwaysOpen
+from steersman.operators.add import Add
+from steersman.synthesizers.given import GivenVector
 
 ANSWERS = {f"q{i}": "yes ." if i < 4 or i == 9 else "no ." for i in range(10)}
+
+
+POLICY = Policy(
+    steerers={
+        "pope": Steerer(
+            sites=(Site(0),), gate=AlwaysOpen(), synthesizer=GivenVector(), operator=Add()
+        )
+    }
+)
 
 
 def test_figures_answers_and_provenance(fake_backend, pope_data: Dataset) -> None:
@@ -19,7 +32,7 @@ def test_figures_answers_and_provenance(fake_backend, pope_data: Dataset) -> Non
         backend,
         pope_data,
         method="l2s",
-        policy=Policy(steerers={}),
+        policy=POLICY,
         seed=2,
         strength=0.5,
         batch_size=4,
@@ -51,7 +64,7 @@ def test_a_prefix_is_a_sentence_of_its_own(fake_backend, pope_data: Dataset) -> 
 def test_every_row_gets_its_own_vector(fake_backend, pope_data: Dataset) -> None:
     backend = fake_backend(ANSWERS)
     vectors = [{"pope": torch.full((3,), float(i))} for i in range(10)]
-    evaluate(backend, pope_data, method="p2s", policy=Policy(steerers={}), vectors=vectors)
+    evaluate(backend, pope_data, method="p2s", policy=POLICY, vectors=vectors)
     assert [float(r.vectors["pope"][0]) for r in backend.asked] == list(range(10))
     with pytest.raises(RecipeError, match="9 vectors were given for the 10 rows"):
         evaluate(backend, pope_data, method="p2s", vectors=vectors[:9])
@@ -94,7 +107,7 @@ def test_anything_that_changes_the_answer_changes_the_key(
             {"key": "a", "prefix": "look ."},
             {"key": "a", "strength": 2.0},
             {"key": "a", "max_new_tokens": 3},
-            {"key": "a", "vectors": vectors},
+            {"key": "a", "vectors": vectors, "policy": POLICY},
         ]
     ):
         backend = fake_backend(answers)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tiny
-from steersman.models.fingerprint import fingerprint
+from steersman.models.fingerprint import _weights, fingerprint
 
 
 def of(model):
@@ -66,3 +66,26 @@ def test_changed_positions_change_the_config():
     model = deepcopy(tiny.llama().model)
     model.config = config
     assert different(of(tiny.llama()), fingerprint(model, tiny.tokenizer())) == {"config"}
+
+
+def test_a_very_large_tensor_is_sampled_to_its_end():
+    """float32 has no 131,072,000 - 1: an index in it falls behind the end of such an embedding."""
+
+    class Large(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(
+                torch.zeros(1, dtype=torch.bfloat16).expand(131_072_000)
+            )
+
+    assert len(_weights(Large())) == 64
+
+
+def test_every_tensor_counts():
+    model = tiny.llama(5).model
+    before = _weights(model)
+    for name, tensor in model.state_dict().items():
+        kept = tensor.clone()
+        tensor.flatten()[0].add_(1)
+        assert _weights(model) != before, name
+        tensor.copy_(kept)

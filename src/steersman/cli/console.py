@@ -19,6 +19,11 @@ out = Console()
 err = Console(stderr=True)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """One line as it is: paths and names of others are not read as markup, nor wrapped."""
+    out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(value: object) -> None:
     """One JSON document on stdout, for programs."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -34,7 +39,7 @@ class Stages:
     def __call__(self, stage: str, share: float) -> None:
         """Says what is being done; a share below 0 is a message to keep."""
         if share < 0:
-            self._progress.console.print(f"  {stage}", style="dim", highlight=False)
+            self._progress.console.print(f"  {stage}", style="dim", markup=False, highlight=False)
         else:
             self._progress.update(self._task, description=stage, completed=share)
 
@@ -43,7 +48,7 @@ class Stages:
 def stages(*, quiet: bool = False) -> Iterator[Stages]:
     """Shows the progress of what runs inside."""
     columns = (
-        TextColumn("{task.description}", justify="left"),
+        TextColumn("{task.description}", justify="left", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from steersman.cli.console import out as console
-from steersman.cli.console import print_json, stages
+from steersman.cli.console import print_json, say, stages
 from steersman.cli.shared import VERSION, open_model
 from steersman.cli.summary import summaries
 from steersman.cli.world import POLICIES, merged, spec_hashes, world_ladder
@@ -73,10 +73,10 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
         return
     for table in summaries(results):
         console.print(table)
-    console.print(f"\n[bold green]done[/] in {time.monotonic() - began:.0f} s")
-    console.print(f"  report    {page}")
-    console.print(f"  results   {out / 'results.json'}")
-    console.print(f"  policies  {out / 'policies'}")
+    say(f"\ndone in {time.monotonic() - began:.0f} s")
+    say(f"  report    {page}")
+    say(f"  results   {out / 'results.json'}")
+    say(f"  policies  {out / 'policies'}")
 
 
 def _metrics(results: Results, suite: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steersman.cli.console import out as console
-from steersman.cli.console import print_json, stages
+from steersman.cli.console import print_json, say, stages
 from steersman.cli.shared import VERSION, open_artifact, open_data, open_model
 from steersman.cli.summary import summaries
 from steersman.core.errors import DataError, RecipeError
@@ -85,7 +85,7 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
         return
     for table in summaries(results):
         console.print(table)
-    console.print(f"Written: {job.out / 'results.json'} and answers.jsonl beside it.")
+    say(f"Written: {job.out / 'results.json'} and answers.jsonl beside it.")
 
 
 def _refuse_foreign(file: Path) -> None:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steersman.backends.hf import HFModel
-from steersman.cli.console import out as console
-from steersman.cli.console import print_json, stages
+from steersman.cli.console import print_json, say, stages
 from steersman.cli.shared import VERSION, open_data, open_model
 from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.io import refuse_other, save_artifact
@@ -69,9 +68,9 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
     if as_json:
         print_json(said)
         return
-    console.print(f"[bold green]fitted[/] {plan.name} in {said['seconds']} s")
+    say(f"fitted {plan.name} in {said['seconds']} s")
     for name in ("policy", "method", "rows", "model", "content_hash"):
-        console.print(f"  {name:12} {said[name]}", highlight=False, markup=False)
+        say(f"  {name:12} {said[name]}")
 
 
 def _chosen(
@@ -138,8 +137,6 @@ def run_import(file: Path, preset_name: str, out: Path, model: str | None) -> No
     spec = open_model(model).spec if model else None
     artifact = import_l2s(file, preset_name, spec, VERSION)
     save_artifact(artifact, out)
-    console.print(f"[bold]{out}[/]  {file.name} as {preset_name}, for {artifact.model.id}")
+    say(f"{out}  {file.name} as {preset_name}, for {artifact.model.id}")
     if spec is None:
-        console.print(
-            "It carries the model's name and sizes, but no fingerprint: give --model to add it."
-        )
+        say("It carries the model's name and sizes, but no fingerprint: give --model to add it.")

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steersman.cli.console import out as console
-from steersman.cli.console import print_json, stages
+from steersman.cli.console import print_json, say, stages
 from steersman.cli.shared import open_model, open_policy
 from steersman.core.requests import Completion, Request
 from steersman.core.types import Prompt
@@ -64,10 +64,7 @@ def _show(job: GenerateJob, made: list[Completion]) -> None:
             f"wrote {trace.tokens_written} of {trace.tokens_in_scope} tokens in scope, "
             f"|dh|/|h| {trace.relative_norm:.2f}"
         )
-        console.print(
-            f"[dim]  {name}: gate {trace.gate:.2f}, strength {trace.strength:.2f}, {did}[/]",
-            highlight=False,
-        )
+        say(f"  {name}: gate {trace.gate:.2f}, strength {trace.strength:.2f}, {did}")
 
 
 def _plain(completion: Completion) -> dict[str, object]:

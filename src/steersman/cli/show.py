@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from steersman.cli.console import out as console
-from steersman.cli.console import print_json
+from steersman.cli.console import print_json, say
 from steersman.core import registry
 from steersman.core.errors import RecipeError, nearest
 from steersman.core.io import Artifact, load_artifact
@@ -56,10 +56,10 @@ def _part(cls: type, as_json: bool) -> None:
         about["module"] = inspect.getdoc(inspect.getmodule(cls))
         print_json({**about, "fields": described})
         return
-    console.print(f"[bold]{cls.part_name}[/]  ({cls.role}, {cls.__module__})\n")
+    say(f"{cls.part_name}  ({cls.role}, {cls.__module__})\n")
     module = inspect.getdoc(inspect.getmodule(cls)) or ""
-    console.print(escape(module), highlight=False)
-    console.print(f"\n{escape(inspect.getdoc(cls) or '')}\n", highlight=False)
+    say(module)
+    say(f"\n{inspect.getdoc(cls) or ''}\n")
     table = Table(box=None, padding=(0, 2))
     for heading in ("field", "type", "default"):
         table.add_column(heading)
@@ -75,28 +75,25 @@ def _artifact(path: Path, artifact: Artifact, as_json: bool) -> None:
                     "provenance": dict(artifact.provenance),
                     "content_hash": artifact.content_hash()})  # fmt: skip
         return
-    console.print(f"[bold]{path}[/]  (steersman {artifact.library_version})")
-    console.print(f"  model      {artifact.model.id} ({artifact.model.architecture}, "
+    say(f"{path}  (steersman {artifact.library_version})")
+    say(f"  model      {artifact.model.id} ({artifact.model.architecture}, "
                   f"{artifact.model.num_layers} layers, d {artifact.model.d_model})")  # fmt: skip
     for name, value in artifact.model.fingerprint.items():
-        console.print(f"  {name:10} {value[:16]}", highlight=False)
+        say(f"  {name:10} {value[:16]}")
     for key in ("method", "data_source", "data_hash", "num_rows", "chosen", "imported_from"):
         if key in artifact.provenance:
-            console.print(f"  {key:10} {artifact.provenance[key]}", highlight=False, markup=False)
+            say(f"  {key:10} {artifact.provenance[key]}")
     for name, steerer in artifact.policy.steerers.items():
         sites = ", ".join(str(site) for site in steerer.sites)
-        console.print(f"\n  [bold]{name}[/]: strength {steerer.strength:g} at {sites}")
-        console.print(f"    when   {steerer.gate.part_name}: {_summary(type(steerer.gate))}")
-        console.print(f"    what   {steerer.synthesizer.part_name}: "
+        say(f"\n  {name}: strength {steerer.strength:g} at {sites}")
+        say(f"    when   {steerer.gate.part_name}: {_summary(type(steerer.gate))}")
+        say(f"    what   {steerer.synthesizer.part_name}: "
                       f"{_summary(type(steerer.synthesizer))}")  # fmt: skip
-        console.print(
-            f"    how    {steerer.operator.part_name}: {_summary(type(steerer.operator))}"
-        )
-        console.print(f"    scope  {steerer.scope}", markup=False, highlight=False)
+        say(f"    how    {steerer.operator.part_name}: {_summary(type(steerer.operator))}")
+        say(f"    scope  {steerer.scope}")
         for read in steerer.reads:
-            console.print(f"    reads  {read.site} at offset {read.offset}"
-                          f"{'' if read.generation_prompt else ' of the user turn'}",
-                          markup=False, highlight=False)  # fmt: skip
+            say(f"    reads  {read.site} at offset {read.offset}"
+                          f"{'' if read.generation_prompt else ' of the user turn'}")  # fmt: skip
 
 
 def _summary(cls: type) -> str:

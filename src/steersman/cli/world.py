@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from steersman.backends.hf import HFModel
-from steersman.cli.console import err, print_json, stages
+from steersman.cli.console import err, print_json, say, stages
 from steersman.cli.console import out as console
 from steersman.cli.shared import open_model
 from steersman.cli.summary import summaries
@@ -42,14 +42,14 @@ def run_train(out: Path, seed: int) -> None:
                 err.print(said, highlight=False)
 
         made = train(out, seed, on_event=tell)
-    console.print(f"[bold]{made}[/]")
+    say(f"{made}")
 
 
 def run_write(out: Path, seed: int) -> None:
     """Writes nine folders: three suites, three splits each."""
     write_world(out, seed=seed)
     for folder in sorted(out.glob("*/*/pairs.jsonl")):
-        console.print(f"{folder.parent}")
+        say(f"{folder.parent}")
 
 
 def world_splits(out: Path, suite: str) -> Splits:
@@ -144,8 +144,8 @@ def run_ladder(out: Path, seeds: Sequence[int], source: str, *, as_json: bool) -
     for made in summaries(pooled):
         console.print(made)
     for rung in rungs(pooled):
-        console.print(f"{'holds' if rung.holds else 'FAILS'}  {rung.wanted}: {rung.figures}")
-    console.print(f"Written: {out / 'results.json'}, answers.jsonl and table.md")
+        say(f"{'holds' if rung.holds else 'FAILS'}  {rung.wanted}: {rung.figures}")
+    say(f"Written: {out / 'results.json'}, answers.jsonl and table.md")
 
 
 def _share(note: Note, i: int, n: int) -> Note:
