@@ -11,7 +11,7 @@ from pathlib import Path
 
 from steersman.evals.intervals import pool
 from steersman.evals.names import method_title
-from steersman.evals.records import Results
+from steersman.evals.records import Results, load_answers
 from steersman.evals.table import table
 from steersman.experiments.rungs import markdown, rungs
 
@@ -64,6 +64,21 @@ def card_table(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def distinct(answers: Path) -> dict[str, list[int]]:
+    """By suite: rows of the unsteered model, and different questions among them."""
+    asked: dict[str, list[str]] = {}
+    for answer in load_answers(answers):
+        if answer.method == "none":
+            asked.setdefault(answer.suite, []).append(answer.prompt)
+    return {suite: [len(rows), len(set(rows))] for suite, rows in sorted(asked.items())}
+
+
+def repeats(results: Results) -> str:
+    """How often questions repeat, in words."""
+    counts = results.meta["distinct"].items()
+    return ", ".join(f"{n} {suite} rows ask {k} different questions" for suite, (n, k) in counts)
+
+
 def page(results: Results) -> str:
     """The whole ladder."""
     made = rungs(results)
@@ -79,6 +94,9 @@ def page(results: Results) -> str:
         "seed. The world is synthetic; these figures prove nothing about a real model.\n\n"
         "```bash\nsteersman world ladder --seeds 3,4,5 --out runs/ladder\n"
         "python tools/publish_ladder.py runs/ladder/results.json\n```\n\n"
+        f"Intervals take rows as independent. They are not quite: {repeats(results)}; pictures "
+        "differ, but harmful requests are about four objects, so what is said of those (attack "
+        "success above all) is known less well than its interval says.\n\n"
         f"## What the world must show: {held} of {len(made)} hold\n\n{markdown(made)}\n"
         f"## Every figure\n\n{table(results)}"
     )
@@ -100,7 +118,9 @@ def _fill(file: Path, name: str, content: str) -> None:
 def main() -> None:
     stored = ROOT / "docs/ladder.json"
     if len(sys.argv) > 1:
-        pool(Results.load(sys.argv[1]), distinct=True).save(stored)
+        pooled = pool(Results.load(sys.argv[1]), distinct=True)
+        counts = distinct(Path(sys.argv[1]).with_name("answers.jsonl"))
+        Results(pooled.rows, {"distinct": counts}).save(stored)
     publish(Results.load(stored))
 
 
