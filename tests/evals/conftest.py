@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from steersman.core.requests import Completion, Request, SteererTrace
+from steersman.core.types import ModelSpec, Position, Prompt, Site
 from steersman.data.rows import Dataset, Row
 from steersman.evals.records import AnswerRecord, Result, Results
 
@@ -24,6 +25,16 @@ class FakeBackend:
     answers: Mapping[str, str]
     asked: list[Request] = field(default_factory=list)
     fail_after: int | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec("fake", "Fake", 4, 1)
+
+    def capture(self, prompts: Sequence[Prompt], sites: Sequence[Site], position: Position):
+        raise NotImplementedError("evaluation reads no states")
+
+    def complete(self, prompts: Sequence[Prompt], max_new_tokens: int, **sampling: float):
+        raise NotImplementedError("evaluation asks with generate")
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         if self.fail_after is not None and len(self.asked) >= self.fail_after:

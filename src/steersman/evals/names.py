@@ -8,7 +8,7 @@ METHODS: dict[str, str] = {
     "mean-ba": "Mean, one behaviour",
     "l2s": "L2S",
     "l2s-steered": "L2S, no zero targets",
-    "l2s-gated": "the same behind a gate",
+    "l2s-gated": "L2S behind a gate",
     "p2s": "P2S",
 }
 """In the order of the tables; other methods go between `l2s` and the oracles."""

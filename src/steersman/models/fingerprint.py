@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 VOLATILE = (
@@ -31,7 +32,7 @@ def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
     }
 
 
-def _weights(model: PreTrainedModel) -> str:
+def _weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().flatten()

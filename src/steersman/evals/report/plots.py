@@ -276,7 +276,7 @@ def _place(dot: Box, width: float, *, hard: Sequence[Box], soft: Sequence[Box]) 
 
 
 def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
 
 
 def _axis_name(axis: Axis) -> str:
