@@ -64,8 +64,11 @@ class Edge:
 class Track:
     """One policy of a run, with its state: the rows it steers have non-zero strength."""
 
-    def __init__(self, policy: Policy, plans: Sequence[Plan], device: torch.device) -> None:
+    def __init__(
+        self, policy: Policy, plans: Sequence[Plan], device: torch.device, suffix: int | None
+    ) -> None:
         self.policy = policy.to(device)
+        self.probed = [n for n, s in policy.steerers.items() if s.needs_probe(suffix)]
         self.strength = [p.strength if p.policy is policy else 0.0 for p in plans]
         self.vectors = [dict(p.vectors) if p.policy is policy else None for p in plans]
         self.tally: dict[str, Tally] = {}
@@ -144,7 +147,9 @@ class Run:
         parameter = next(edge.root.parameters())
         device, self.dtype = parameter.device, parameter.dtype
         distinct = {id(p.policy): p.policy for p in plans if p.policy is not None and p.strength}
-        self.tracks = [Track(policy, self.plans, device) for policy in distinct.values()]
+        self.tracks = [
+            Track(policy, self.plans, device, edge.suffix) for policy in distinct.values()
+        ]
         self.layout: Layout | None = None
         self._prompt_ids: Tensor | None = None
         self._width = 0
@@ -209,10 +214,10 @@ class Run:
     ) -> None:
         if self.muted:
             return
-        inputs = {
-            **dict(zip(inspect.signature(module.forward).parameters, args, strict=False)),
-            **kwargs,
-        }
+        inputs = kwargs
+        if args:  # generate never does; looking at a signature for every token would cost
+            names = inspect.signature(module.forward).parameters
+            inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         self.layout = self._lay_out(inputs, self._known_length(inputs))
         if self.probing:
             return
@@ -263,12 +268,8 @@ class Run:
         like = torch.empty(0, self.edge.blocks.d_model, dtype=self.dtype, device=device)
         for track in self.tracks:
             track.begin(repeats, like)
-        if any(self._probed(t) for t in self.tracks):
+        if any(track.probed for track in self.tracks):
             self._probe(inputs)
-
-    def _probed(self, track: Track) -> list[str]:
-        suffix = self.edge.suffix
-        return [n for n, s in track.policy.steerers.items() if s.needs_probe(suffix)]
 
     def _probe(self, inputs: dict[str, object]) -> None:
         """Passes that only read, stopped behind the deepest read, before anything is written.
@@ -303,6 +304,8 @@ class Run:
             (r.site.depth for t in self.tracks for r in self._probe_reads(t)), default=None
         )
 
+        writing = [t for t in self.tracks if site in t.policy.sites]
+
         def act(h: Tensor) -> Tensor | None:
             if self.muted:
                 return None
@@ -313,14 +316,11 @@ class Run:
                 )
             x = self.layout.tokens(site, h)
             for track in self.tracks:
-                probed = self._probed(track)
-                names = probed if self.probing else self._streaming(track, probed)
-                track.observe(x, names)
+                track.observe(x, track.probed if self.probing else self._streaming(track))
             if self.probing:
                 if site.depth == deepest:
                     raise Stop
                 return None
-            writing = [t for t in self.tracks if site in t.policy.sites]
             if not writing:
                 return None
             for track in writing:
@@ -330,9 +330,9 @@ class Run:
         return act
 
     def _probe_reads(self, track: Track) -> list[Read]:
-        return [r for n in self._probed(track) for r in track.policy.steerers[n].reads]
+        return [r for n in track.probed for r in track.policy.steerers[n].reads]
 
-    def _streaming(self, track: Track, probed: Sequence[str]) -> list[str]:
+    def _streaming(self, track: Track) -> list[str]:
         """Steerers that read in this pass: prompts are read once, generated tokens if asked."""
         assert self.layout is not None
         is_prompt = self.layout.is_prompt
@@ -340,7 +340,7 @@ class Run:
         def due(steerer: Steerer) -> bool:
             return is_prompt or any(r.offset >= 0 for r in steerer.reads)
 
-        return [n for n, s in track.policy.steerers.items() if n not in probed and due(s)]
+        return [n for n, s in track.policy.steerers.items() if n not in track.probed and due(s)]
 
 
 @contextmanager

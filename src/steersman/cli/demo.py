@@ -13,7 +13,7 @@ from steersman.cli.console import out as console
 from steersman.cli.console import print_json, say, stages
 from steersman.cli.shared import VERSION, open_model
 from steersman.cli.summary import summaries
-from steersman.cli.world import POLICIES, merged, spec_hashes, world_ladder
+from steersman.cli.world import POLICIES, all_answers, merged, spec_hashes, world_ladder
 from steersman.core.io import save_artifact
 from steersman.data.load import load as load_data
 from steersman.evals.records import Results, save_answers
@@ -57,15 +57,13 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
         results = merged(list(outcomes.values()))
         hashes = spec_hashes(model.spec)
         for suite, outcome in outcomes.items():
-            fit = load_data(data / suite / "fit")
-            artifact = outcome.artifact("l2s", model.spec, fit, VERSION)
+            artifact = outcome.artifact("l2s", model.spec, VERSION)
             artifact = with_metrics(artifact, _metrics(results, suite))
             save_artifact(artifact, out / "policies" / POLICIES[suite])
             hashes[f"policy {POLICIES[suite]}"] = artifact.content_hash()
-            hashes[f"data {suite}"] = fit.hash
+            hashes[f"data {suite}"] = outcome.fit.hash
         results.save(out / "results.json")
-        answers = [a for o in outcomes.values() for e in o.evaluations for a in e.answers]
-        save_answers(answers, out / "answers.jsonl")
+        save_answers(all_answers(list(outcomes.values())), out / "answers.jsonl")
         note("rendering the report", 0.99)
         page = _report(out, results, outcomes, hashes)
     if as_json:
@@ -106,7 +104,7 @@ def _report(
     }
     return render(
         results,
-        [a for o in outcomes.values() for e in o.evaluations for a in e.answers],
+        all_answers(list(outcomes.values())),
         out=out / "report.html",
         title="Steering a small vision-language model with L2S",
         images=_images(out / "world"),

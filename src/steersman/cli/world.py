@@ -16,7 +16,7 @@ from steersman.core.recipe import parse_recipe
 from steersman.core.types import ModelSpec
 from steersman.data.load import load as load_data
 from steersman.evals.intervals import pool
-from steersman.evals.records import Results, save_answers
+from steersman.evals.records import AnswerRecord, Results, save_answers
 from steersman.evals.run import Evaluation
 from steersman.evals.table import table
 from steersman.experiments.ladder import METRICS, Ladder, Note, Outcome, Search, Splits
@@ -105,6 +105,11 @@ def merged(outcomes: Sequence[Outcome]) -> Results:
     return Results().merge(*(e.results for o in outcomes for e in o.evaluations))
 
 
+def all_answers(outcomes: Sequence[Outcome]) -> list[AnswerRecord]:
+    """All answers of several ladders."""
+    return [a for o in outcomes for e in o.evaluations for a in e.answers]
+
+
 def seeds_of(text: str) -> list[int]:
     """Seeds from a comma-separated list; each once."""
     try:
@@ -134,8 +139,7 @@ def run_ladder(out: Path, seeds: Sequence[int], source: str, *, as_json: bool) -
             ).values()
     results = merged(outcomes)
     results.save(out / "results.json")
-    save_answers([a for o in outcomes for e in o.evaluations for a in e.answers],
-                 out / "answers.jsonl")  # fmt: skip
+    save_answers(all_answers(outcomes), out / "answers.jsonl")
     pooled = pool(results, distinct=True)
     (out / "table.md").write_text(table(pooled), encoding="utf-8")
     if as_json:

@@ -23,6 +23,7 @@ from steersman.data.rows import Dataset, Row
 from steersman.evals.choose import Choice, choose
 from steersman.evals.run import Evaluation, evaluate
 from steersman.experiments.memo import MemoModel
+from steersman.methods.fit import provenance
 from steersman.methods.gated import Gated
 from steersman.methods.l2s import L2S
 from steersman.methods.mean import MeanVector
@@ -84,25 +85,21 @@ class Outcome:
     Attributes:
         subjects: by method name, as they were measured.
         choices: what the calibration split decided, and from what.
+        fit: the rows that everything was fitted on.
     """
 
     evaluations: tuple[Evaluation, ...]
     subjects: Mapping[str, Subject]
     choices: Mapping[str, Choice]
+    fit: Dataset
 
-    def artifact(self, name: str, spec: ModelSpec, fit: Dataset, version: str) -> Artifact:
+    def artifact(self, name: str, spec: ModelSpec, version: str) -> Artifact:
         """The policy of one method, ready to be saved."""
         steerer = self.subjects[name].steerer
         assert steerer is not None and not steerer.synthesizer.needs_vector
-        provenance = {
-            "method": name,
-            "chosen": {what: choice.best for what, choice in self.choices.items()},
-            "data_hash": fit.hash,
-            "data_source": fit.source,
-            "num_rows": len(fit.rows),
-            "metrics": {},
-        }
-        return Artifact(Policy(steerers={STEERER: steerer}), spec, provenance, version)
+        chosen = {what: choice.best for what, choice in self.choices.items()}
+        made = {**provenance(name, self.fit), "chosen": chosen}
+        return Artifact(Policy(steerers={STEERER: steerer}), spec, made, version)
 
 
 def _silent(_stage: str, _share: float) -> None:
@@ -145,7 +142,7 @@ class Ladder:
                 if dataset is not self.data.test and subject.name == "p2s":
                     continue  # an oracle for these rows does not exist
                 made.append(self.measure(subject, dataset))
-        return Outcome(tuple(made), subjects, dict(self.choices))
+        return Outcome(tuple(made), subjects, dict(self.choices), self.data.fit)
 
     def measure(self, subject: Subject, dataset: Dataset, strength: float = 1.0) -> Evaluation:
         """Answers of one subject to every row of a dataset."""

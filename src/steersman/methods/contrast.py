@@ -20,9 +20,8 @@ from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.roles import Model
 from steersman.core.types import Position, Prompt, Site
 from steersman.data.contrast import Contrast, pair
-from steersman.data.rows import Row
+from steersman.data.rows import LEAVE_ALONE, Row
 
-LEAVE_ALONE = "none"
 CHUNK = 2048  # rows whose prompts are held at once
 
 

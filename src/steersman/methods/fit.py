@@ -25,15 +25,19 @@ def fit_policy(model: Model, recipe: Recipe, data: Dataset, version: str = "") -
         )
     steerer = recipe.method.fit(model, data)
     policy = Policy(steerers={recipe.name: steerer}, max_relative_norm=recipe.max_relative_norm)
-    provenance: dict[str, Plain] = {
-        "method": recipe.method.part_name,
-        "recipe": recipe.table,
+    made = {**provenance(recipe.method.part_name, data), "recipe": recipe.table}
+    return Artifact(policy, model.spec, made, version)
+
+
+def provenance(method: str, data: Dataset) -> dict[str, Plain]:
+    """Where a policy comes from: its method and the rows it was fitted on."""
+    return {
+        "method": method,
         "data_hash": data.hash,
         "data_source": data.source,
         "num_rows": len(data.rows),
         "metrics": {},
     }
-    return Artifact(policy, model.spec, provenance, version)
 
 
 def with_metrics(artifact: Artifact, metrics: Mapping[str, Plain]) -> Artifact:

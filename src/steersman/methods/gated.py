@@ -6,8 +6,7 @@ from typing import Literal
 from steersman.core.part import part
 from steersman.core.roles import GateMethod, Model
 from steersman.core.steerer import Method, Steerer
-from steersman.data.rows import Dataset
-from steersman.methods.contrast import LEAVE_ALONE
+from steersman.data.rows import LEAVE_ALONE, Dataset
 
 
 @part("gated")

@@ -28,10 +28,9 @@ from steersman.core.roles import Model
 from steersman.core.steerer import Method, Steerer
 from steersman.core.types import Position, Read, Scope, Site
 from steersman.data.prompts import to_prompt
-from steersman.data.rows import Dataset
+from steersman.data.rows import LEAVE_ALONE, Dataset
 from steersman.gates.always import AlwaysOpen
 from steersman.methods.contrast import (
-    LEAVE_ALONE,
     ContrastRule,
     contrast_vectors,
     norm_factors,

@@ -13,9 +13,8 @@ from steersman.core.errors import DataError
 from steersman.core.part import part
 from steersman.core.roles import GateMethod, Model
 from steersman.core.types import Read
-from steersman.data.rows import Dataset
+from steersman.data.rows import LEAVE_ALONE, Dataset
 from steersman.gates.prober import ProberGate
-from steersman.methods.contrast import LEAVE_ALONE
 from steersman.methods.l2s import read_contexts
 
 
