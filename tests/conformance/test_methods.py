@@ -14,6 +14,7 @@ from steersman.core.steerer import Policy, RequestMethod
 from steersman.core.tree import Decoder, encode
 from steersman.core.types import Prompt, Site
 from steersman.methods.contrast import ContrastRule
+from steersman.selectors.layers import Layers
 from toy import questions, rows
 
 METHODS = examples.by_role("method")
@@ -79,13 +80,18 @@ def test_strength_zero_gives_the_unsteered_answers(method):
 
 @each_method
 def test_a_layer_that_the_model_lacks_is_refused_before_anything_runs(method):
-    inner = {f.name for f in fields(method)}
-    if "site" in inner:
-        wrong = replace(method, site=Site(40))
-    else:
-        wrong = replace(method, method=replace(method.method, site=Site(40)))
     with pytest.raises(RecipeError, match="layer"):
-        wrong.fit(tiny.llama(), data_for(method))
+        beyond(method).fit(tiny.llama(), data_for(method))
+
+
+def beyond(method):
+    """The method at a layer that the tiny model lacks."""
+    wrong = {"site": Site(40), "layers": Layers(layers=(40,))}
+    names = {f.name for f in fields(method)}
+    for name, value in wrong.items():
+        if name in names:
+            return replace(method, **{name: value})
+    return replace(method, method=beyond(method.method))
 
 
 @each_method

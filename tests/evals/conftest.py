@@ -36,6 +36,12 @@ class FakeBackend:
     def complete(self, prompts: Sequence[Prompt], max_new_tokens: int, **sampling: float):
         raise NotImplementedError("evaluation asks with generate")
 
+    def answer_states(self, prompts: Sequence[Prompt]):
+        raise NotImplementedError("evaluation reads no states")
+
+    def logits(self, states):
+        raise NotImplementedError("evaluation reads no states")
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise KeyboardInterrupt

@@ -9,8 +9,9 @@ from steersman.core.requests import Request
 from steersman.core.steerer import Policy
 from steersman.core.types import Read, Scope, Site
 from steersman.data.prompts import to_prompt
+from steersman.methods.contexts import read_contexts
 from steersman.methods.contrast import contrast_vectors
-from steersman.methods.l2s import L2S, read_contexts
+from steersman.methods.l2s import L2S
 from steersman.methods.net_training import NetTraining, _loss, train_net
 from toy import ANSWERS, READ, RULE, SITE, questions, rows
 
@@ -84,7 +85,7 @@ def test_contexts_are_read_where_the_running_part_reads_them():
     """Fitted on what it will see: one token off is the classic bug of conditional steering."""
     model, data = tiny.llama(), rows(4)
     for read in (READ, Read(SITE, offset=-2), Read(SITE, generation_prompt=False)):
-        fitted = read_contexts(model, data, read)
+        fitted = read_contexts(model, data.rows, read)
         l2s = L2S(site=SITE, context=read, contrasts=RULE, net=SMALL)
         steerer = l2s.fit(model, data)
         with model.steer(steerer) as run:

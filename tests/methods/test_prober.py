@@ -6,7 +6,7 @@ import torch
 import tiny
 from steersman.core.errors import DataError
 from steersman.data.prompts import to_prompt
-from steersman.methods.l2s import read_contexts
+from steersman.methods.contexts import read_contexts
 from steersman.methods.prober import ProberFit
 from toy import READ, rows
 
@@ -17,7 +17,7 @@ def test_it_tells_rows_with_a_behaviour_from_rows_without():
     """On its own rows: that it can fit at all. Whether it generalises is measured on the world."""
     model, data = tiny.llama(), rows(24)
     gate = EXAMPLES[0].fit(model, data)
-    p = gate.probability(read_contexts(model, data, READ))
+    p = gate.probability(read_contexts(model, data.rows, READ))
     wanted = torch.tensor([r.behaviour != "none" for r in data.rows])
     assert float(((p > 0.5) == wanted).float().mean()) > 0.9
 

@@ -1,7 +1,7 @@
 """Transformers: capture, generate, and `with model.steer(policy):` around the user's own calls."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, attach, muted
-from steersman.core.errors import RecipeError
+from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import Completion, Request
 from steersman.core.steerer import Policy, Steerer
-from steersman.core.types import Activations, ModelSpec, Position, Prompt, Site
+from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
 from steersman.models.blocks import find_blocks
 from steersman.models.chat import Batch, Chat
 from steersman.models.fingerprint import fingerprint
@@ -50,6 +50,7 @@ class HFModel:
             architecture=type(model).__name__,
             d_model=self.blocks.d_model,
             num_layers=len(self.blocks.layers),
+            num_heads=self.blocks.num_heads,
             modalities=("text", "image") if self.chat.takes_images else ("text",),
             fingerprint=fingerprint(model, processor),
         )
@@ -66,15 +67,66 @@ class HFModel:
             RecipeError: the model has no such site, or a span has no tokens.
         """
         self.spec.check(sites, "capture")
-        rows = {site: torch.zeros(len(prompts), self.spec.d_model) for site in sites}
+        width = self.spec.d_model
+        rows = {site: torch.zeros(len(prompts), width) for site in sites}
         if not rows:
             return Activations(rows)
+
+        def reduce(states: Tensor, batch: Batch) -> Tensor:
+            return _reduced(states, batch, position)
+
         for chunk in self._chunks(prompts):
             batch = self._encode([prompts[i] for i in chunk])
             _check_span(batch, position)
-            for site, states in self._states(batch, tuple(rows), position).items():
+            for site, states in self._states(batch, tuple(rows), reduce).items():
+                if states.shape[1] != rows[site].shape[1]:  # heads side by side may be wider
+                    rows[site] = torch.zeros(len(prompts), states.shape[1])
                 rows[site][chunk] = states.cpu()
         return Activations(rows)
+
+    def answer_states(self, prompts: Sequence[Prompt]) -> AnswerStates:
+        """The `head_in` states that predict each token of the forced completions.
+
+        A prompt with `close_turn` is made to end its turn too. Rows come in no particular order.
+
+        Raises:
+            RecipeError: a prompt forces no completion.
+        """
+        site = Site(self.spec.num_layers - 1, "head_in")
+        states, tokens, rows = [], [], []
+        for chunk in self._chunks(prompts):
+            batch = self._encode([prompts[i] for i in chunk])
+            _check_span(batch, Position("completion"))
+            width = batch.inputs["input_ids"].shape[1]
+            said = torch.arange(width)[None] >= width - batch.completion_length[:, None]
+            before = torch.roll(said, -1, dims=1)  # the token before each one that is said
+            before[:, -1] = False
+
+            def pick(h: Tensor, _batch: Batch, chosen: Tensor = before) -> Tensor:
+                return h[chosen.to(h.device)].float()
+
+            states.append(self._states(batch, (site,), pick)[site].cpu())
+            tokens.append(batch.inputs["input_ids"].cpu()[said])
+            rows.append(torch.tensor(chunk)[said.nonzero()[:, 0]])
+        return AnswerStates(torch.cat(states), torch.cat(tokens), torch.cat(rows))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What the output head makes of `head_in` states `(t, d)`, in float32.
+
+        Raises:
+            ModelError: the model has no output head.
+        """
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{self.spec.architecture} has no output head. Load it with one.")
+        weight, bias = head.weight.detach(), getattr(head, "bias", None)
+        given = states.to(weight.device, weight.dtype)
+        made = torch.nn.functional.linear(given, weight, None if bias is None else bias.detach())
+        config = self.model.config.get_text_config(decoder=True)
+        made = made.float() / (getattr(config, "logits_scaling", None) or 1.0)
+        made = made * (getattr(config, "logit_scale", None) or 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return made if cap is None else cap * torch.tanh(made / cap)
 
     def complete(
         self,
@@ -217,14 +269,14 @@ class HFModel:
                 yield picked[start : start + self.batch_size]
 
     def _states(
-        self, batch: Batch, sites: Sequence[Site], position: Position
+        self, batch: Batch, sites: Sequence[Site], reduce: Callable[[Tensor, Batch], Tensor]
     ) -> dict[Site, Tensor]:
         found: dict[Site, Tensor] = {}
         deepest = max(sites, key=lambda site: site.depth)
 
         def keep(site: Site):
             def act(h: Tensor) -> None:
-                found[site] = _reduced(h, batch, position)
+                found[site] = reduce(h, batch)
                 if site == deepest:
                     raise Stop
 

@@ -68,7 +68,7 @@ class Track:
         self, policy: Policy, plans: Sequence[Plan], device: torch.device, suffix: int | None
     ) -> None:
         self.policy = policy.to(device)
-        self.probed = [n for n, s in policy.steerers.items() if s.needs_probe(suffix)]
+        self.probed = policy.probed(suffix, chunked=False)
         self.strength = [p.strength if p.policy is policy else 0.0 for p in plans]
         self.vectors = [dict(p.vectors) if p.policy is policy else None for p in plans]
         self.tally: dict[str, Tally] = {}
@@ -338,9 +338,13 @@ class Run:
         is_prompt = self.layout.is_prompt
 
         def due(steerer: Steerer) -> bool:
-            return is_prompt or any(r.offset >= 0 for r in steerer.reads)
+            return is_prompt or any(r.every for r in steerer.reads)
 
-        return [n for n, s in track.policy.steerers.items() if n not in track.probed and due(s)]
+        return [
+            name
+            for name, steerer in track.policy.steerers.items()
+            if due(steerer) and not (is_prompt and name in track.probed)
+        ]
 
 
 @contextmanager

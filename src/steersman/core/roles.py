@@ -10,12 +10,22 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.ops import latch
 from steersman.core.part import Part
-from steersman.core.types import Activations, ModelSpec, Position, Prompt, Read, Site, Tokens
+from steersman.core.types import (
+    Activations,
+    AnswerStates,
+    ModelSpec,
+    Position,
+    Prompt,
+    Read,
+    Site,
+    Tokens,
+)
 
 S = TypeVar("S")
 D = TypeVar("D", contravariant=True)
@@ -180,6 +190,14 @@ class Model(Protocol):
         """Unsteered answers (behind the forced completion, where a prompt has one)."""
         ...
 
+    def answer_states(self, prompts: Sequence[Prompt]) -> AnswerStates:
+        """The states from which each token of the forced completions is predicted, unsteered."""
+        ...
+
+    def logits(self, states: Float[Tensor, "t d"]) -> Float[Tensor, "t v"]:
+        """What the output head makes of `head_in` states; gradients flow to `states` alone."""
+        ...
+
 
 class GateMethod(Part, Generic[D]):
     """A recipe for a gate alone: hyperparameters are fields, `fit` returns the gate."""
@@ -187,4 +205,32 @@ class GateMethod(Part, Generic[D]):
     role: ClassVar[str] = "gate_method"
 
     @abstractmethod
-    def fit(self, model: Model, data: D) -> Gate[Any]: ...
+    def fit(self, model: Model, data: D, log: FitLog = NO_LOG) -> Gate[Any]: ...
+
+
+class LayerScore(Part, Generic[S]):
+    """How well a layer tells contrast pairs apart; the highest is chosen. Works on a stream.
+
+    Pairs are dealt to blocks, by cluster where pairs share a picture, and a score is also computed
+    without each block: the jackknife gives its error, and that of differences between layers.
+    """
+
+    role: ClassVar[str] = "layer_score"
+
+    @abstractmethod
+    def init(self, width: int, num_blocks: int) -> S:
+        """The state before any pair was seen, for one layer."""
+
+    @abstractmethod
+    def update(
+        self,
+        state: S,
+        positive: Float[Tensor, "n d"],
+        negative: Float[Tensor, "n d"],
+        block: Int[Tensor, " n"],
+    ) -> S:
+        """The state after some more pairs; `block` numbers the block of each."""
+
+    @abstractmethod
+    def finish(self, state: S) -> tuple[float, Float[Tensor, " b"]]:
+        """The score over all pairs, and the score without each block."""

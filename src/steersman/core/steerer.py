@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steersman.core.errors import RecipeError
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.ops import EPS
 from steersman.core.part import Part, part
 from steersman.core.roles import D, Gate, Model, Operator, Synthesizer
@@ -75,18 +76,22 @@ class Steerer(Part):
         """Everything that gate and synthesizer look at."""
         return (*self.gate.reads, *self.synthesizer.reads)
 
-    def needs_probe(self, suffix: int | None) -> bool:
+    def needs_probe(self, suffix: int | None, *, chunked: bool = True) -> bool:
         """Whether the vector must be known before the pass that writes begins.
 
         True where a read lies behind the first write: in a deeper layer, at a later token than
         the first one in scope, or in a prompt that is rendered otherwise.
+
+        Args:
+            chunked: whether a prompt may come in several passes. Where it comes in one, every
+                token has been read before the next site is written, so later tokens do not matter.
         """
         first = min(site.depth for site in self.sites)
         for read in self.reads:
             offset = read.effective_offset(suffix)
             if offset is None or read.site.depth > first:
                 return True
-            if self.scope.start is None or self.scope.start < offset:
+            if chunked and (self.scope.start is None or self.scope.start < offset):
                 return True
         return False
 
@@ -168,6 +173,27 @@ class Policy(Part):
         """Everything that is read."""
         return tuple(dict.fromkeys(r for s in self.steerers.values() for r in s.reads))
 
+    def probed(self, suffix: int | None, *, chunked: bool = True) -> tuple[str, ...]:
+        """Steerers whose reads need a pass of their own, before anything is written.
+
+        Besides those that need it themselves: reads in a layer above another steerer's write to
+        the same or an earlier token, since parts were fitted on states that nobody steered.
+        """
+
+        def below(read: Read, other: Steerer) -> bool:
+            offset = read.effective_offset(suffix)
+            start = other.scope.start
+            reaches = offset is not None and (start is None or start <= offset)
+            return reaches and min(site.depth for site in other.sites) < read.site.depth
+
+        def waits(name: str, steerer: Steerer) -> bool:
+            if steerer.needs_probe(suffix, chunked=chunked):
+                return True
+            others = [s for n, s in self.steerers.items() if n != name]
+            return any(below(read, other) for read in steerer.reads for other in others)
+
+        return tuple(name for name, steerer in self.steerers.items() if waits(name, steerer))
+
     def init(
         self, num_requests: int, like: Tensor, vectors: Mapping[str, Tensor] | None = None
     ) -> dict[str, SteererState]:
@@ -239,8 +265,11 @@ class Method(Part, Generic[D]):
     role: ClassVar[str] = "method"
 
     @abstractmethod
-    def fit(self, model: Model, data: D) -> Steerer:
+    def fit(self, model: Model, data: D, log: FitLog = NO_LOG) -> Steerer:
         """Learns from the fit split only.
+
+        Args:
+            log: is told what else there is to know of the fit (scores, errors, curves).
 
         Raises:
             RecipeError: the model or the data cannot be used with these hyperparameters.

@@ -14,8 +14,10 @@ from steersman.core.errors import RecipeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Point = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "head_in"]
-POINTS: tuple[Point, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post", "head_in")
+Point = Literal["resid_pre", "resid_post", "attn_heads", "attn_out", "mlp_out", "head_in"]
+POINTS: tuple[Point, ...] = (
+    *("resid_pre", "attn_heads", "attn_out", "mlp_out", "resid_post", "head_in"),
+)
 
 
 class Modality(IntEnum):
@@ -30,9 +32,11 @@ class Site:
     """One tap in the network: a point of decoder block `layer` (0-based).
 
     `resid_pre` and `resid_post` are the residual stream before and after the block (transformers'
-    `hidden_states[layer]` and `hidden_states[layer + 1]`); `attn_out` and `mlp_out` are what the
-    two halves of the block add; `head_in` is the final normalised state before the output
-    embedding, where `layer` must be the last one.
+    `hidden_states[layer]` and `hidden_states[layer + 1]`); `attn_heads` holds the outputs of the
+    attention heads side by side, before they are projected (heads x head width, which need not be
+    the model's width); `attn_out` and `mlp_out` are what the two halves of the block add;
+    `head_in` is the final normalised state before the output embedding, where `layer` must be the
+    last one.
     """
 
     layer: int
@@ -80,6 +84,8 @@ class Read:
 
     Attributes:
         offset: which prompt token, counted as in `Tokens.offset`; -1 is the last.
+        every: looks again at every so many generated tokens (offsets every - 1, 2 x every - 1,
+            ...); 0 looks once.
         generation_prompt: False counts from the end of the user's turn, before the tokens that
             open the assistant's turn (the released L2S safety nets read there).
     """
@@ -87,6 +93,11 @@ class Read:
     site: Site
     offset: int = -1
     generation_prompt: bool = True
+    every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise RecipeError(f"every is {self.every}; write 0 to look once, or a count of tokens.")
 
     def effective_offset(self, suffix: int | None) -> int | None:
         """The offset in a prompt that ends with the generation prompt; None if it has none."""
@@ -97,7 +108,10 @@ class Read:
     def here(self, x: Tokens) -> Bool[Tensor, " t"]:
         """Marks the tokens that are read."""
         offset = self.effective_offset(x.suffix)
-        return torch.zeros_like(x.offset).bool() if offset is None else x.offset == offset
+        here = torch.zeros_like(x.offset).bool() if offset is None else x.offset == offset
+        if self.every:
+            here = here | ((x.offset >= 0) & ((x.offset + 1) % self.every == 0))
+        return here
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +215,27 @@ class Activations:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerStates:
+    """What a model saw while it was made to say given answers, token by token.
+
+    Attributes:
+        states: the `head_in` state that each answer token was predicted from, float32.
+        next_token: the answer token itself.
+        row: index of the prompt it belongs to.
+    """
+
+    states: Float[Tensor, "t d"]
+    next_token: Int[Tensor, " t"]
+    row: Int[Tensor, " t"]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What a model is, as far as an artifact must remember it.
 
     Attributes:
         fingerprint: hashes by name (`config`, `weights`, `chat_template`, `processor`).
+        num_heads: attention heads of each block; 0 where that is not known.
         modalities: what a prompt may contain.
     """
 
@@ -215,6 +245,7 @@ class ModelSpec:
     num_layers: int
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    num_heads: int = 0
 
     def sites(self, point: Point = "resid_post") -> tuple[Site, ...]:
         """The same point of every block."""

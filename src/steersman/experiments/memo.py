@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from steersman.core.requests import Backend, Completion, Request
-from steersman.core.types import Activations, ModelSpec, Position, Prompt, Site
+from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
 
 
 class MemoModel:
@@ -42,6 +44,12 @@ class MemoModel:
         seed: int = 0,
     ) -> list[str]:
         return self._backend.complete(prompts, max_new_tokens, temperature=temperature, seed=seed)
+
+    def answer_states(self, prompts: Sequence[Prompt]) -> AnswerStates:
+        return self._backend.answer_states(prompts)
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self._backend.logits(states)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return self._backend.generate(requests)

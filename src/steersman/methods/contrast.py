@@ -103,6 +103,31 @@ def contrast_vectors(
     return made
 
 
+def mean_contrast(
+    model: Model,
+    rule: ContrastRule,
+    rows: Sequence[Row],
+    sites: Sequence[Site],
+    behaviour: str | None = None,
+) -> dict[Site, Float[Tensor, " d"]]:
+    """The mean contrast vector of the steered rows at every site.
+
+    Args:
+        behaviour: use its contrast for every steered row (one thing only); None gives each row
+            its own, with norms matched as the rule says.
+
+    Raises:
+        DataError: no row is steered, or one has a behaviour that the rule does not know.
+    """
+    wanted = rule if behaviour is None else rule.only(behaviour)
+    steered = [rows[i] for i in steered_rows(rows)]
+    z = contrast_vectors(model, wanted, steered, sites)
+    return {
+        site: scaled(steered, z[site], norm_factors(wanted, steered, z[site])).mean(0)
+        for site in sites
+    }
+
+
 def norm_factors(
     rule: ContrastRule, rows: Sequence[Row], z: Float[Tensor, "n d"]
 ) -> dict[str, float]:

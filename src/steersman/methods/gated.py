@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.part import part
 from steersman.core.roles import GateMethod, Model
 from steersman.core.steerer import Method, Steerer
@@ -22,8 +23,10 @@ class Gated(Method[Dataset]):
     gate: GateMethod[Dataset] | None = None
     train_on: Literal["all", "steered"] = "all"
 
-    def fit(self, model: Model, data: Dataset) -> Steerer:
+    def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> Steerer:
         steered = tuple(row for row in data.rows if row.behaviour != LEAVE_ALONE)
         rows = steered if self.train_on == "steered" else data.rows
-        steerer = self.method.fit(model, replace(data, rows=rows))
-        return steerer if self.gate is None else replace(steerer, gate=self.gate.fit(model, data))
+        steerer = self.method.fit(model, replace(data, rows=rows), log)
+        if self.gate is None:
+            return steerer
+        return replace(steerer, gate=self.gate.fit(model, data, log))

@@ -17,19 +17,16 @@ not within a batch; the dictionary search stops after 50 rounds; a continuation 
 to a forced answer is tokenised again with it; norm factors come from the fit rows alone.
 """
 
-from dataclasses import replace
 
-from jaxtyping import Float
-from torch import Tensor
 
-from steersman.core.errors import RecipeError
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.part import part
 from steersman.core.roles import Model
 from steersman.core.steerer import Method, Steerer
-from steersman.core.types import Position, Read, Scope, Site
-from steersman.data.prompts import to_prompt
+from steersman.core.types import Read, Scope, Site
 from steersman.data.rows import LEAVE_ALONE, Dataset
 from steersman.gates.always import AlwaysOpen
+from steersman.methods.contexts import read_contexts
 from steersman.methods.contrast import (
     ContrastRule,
     contrast_vectors,
@@ -57,12 +54,12 @@ class L2S(Method[Dataset]):
     scope: Scope = Scope.LAST_AND_GENERATED
     strength: float = 1.0
 
-    def fit(self, model: Model, data: Dataset) -> Steerer:
+    def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> Steerer:
         model.spec.check([self.site, self.context.site], "L2S")
         steered_rows(data.rows)
         z = contrast_vectors(model, self.contrasts, data.rows, [self.site])[self.site]
         z = scaled(data.rows, z, norm_factors(self.contrasts, data.rows, z))
-        context = read_contexts(model, data, self.context)
+        context = read_contexts(model, data.rows, self.context)
         groups = [
             row.behaviour if row.behaviour == LEAVE_ALONE else row.answer or row.behaviour
             for row in data.rows
@@ -75,19 +72,3 @@ class L2S(Method[Dataset]):
             scope=self.scope,
             strength=self.strength,
         )
-
-
-def read_contexts(model: Model, data: Dataset, read: Read) -> Float[Tensor, "n d"]:
-    """The states that a part reading `read` will see: float32 `(n, d)`.
-
-    Rendering without the generation prompt ends the prompt at the user's turn.
-    """
-    if read.offset >= 0:
-        raise RecipeError(
-            f"context.offset is {read.offset}, a generated token; what is read must be a prompt "
-            "token. Write -1 for the last one."
-        )
-    flag = read.generation_prompt
-    prompts = [replace(to_prompt(row), generation_prompt=flag) for row in data.rows]
-    position = Position("prompt", "last", skip_last=-1 - read.offset)
-    return model.capture(prompts, [read.site], position)[read.site]

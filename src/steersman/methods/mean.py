@@ -3,19 +3,14 @@
 v = mean over steered fit rows of z_X          h_t <- h_t + strength * v
 """
 
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.part import part
 from steersman.core.roles import Model
 from steersman.core.steerer import Method, Steerer
 from steersman.core.types import Scope, Site
 from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
-from steersman.methods.contrast import (
-    ContrastRule,
-    contrast_vectors,
-    norm_factors,
-    scaled,
-    steered_rows,
-)
+from steersman.methods.contrast import ContrastRule, mean_contrast
 from steersman.operators.add import Add
 from steersman.synthesizers.static import StaticVector
 
@@ -37,16 +32,13 @@ class MeanVector(Method[Dataset]):
     scope: Scope = Scope.LAST_AND_GENERATED
     strength: float = 1.0
 
-    def fit(self, model: Model, data: Dataset) -> Steerer:
+    def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> Steerer:
         model.spec.check([self.site], "The mean vector")
-        rule = self.contrasts if self.behaviour is None else self.contrasts.only(self.behaviour)
-        rows = [data.rows[i] for i in steered_rows(data.rows)]
-        z = contrast_vectors(model, rule, rows, [self.site])[self.site]
-        vector = scaled(rows, z, norm_factors(rule, rows, z)).mean(0)
+        vector = mean_contrast(model, self.contrasts, data.rows, [self.site], self.behaviour)
         return Steerer(
             sites=(self.site,),
             gate=AlwaysOpen(),
-            synthesizer=StaticVector(sites=(self.site,), vectors=vector[None]),
+            synthesizer=StaticVector(sites=(self.site,), vectors=vector[self.site][None]),
             operator=Add(),
             scope=self.scope,
             strength=self.strength,

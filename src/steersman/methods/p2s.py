@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.part import part
 from steersman.core.roles import Model
 from steersman.core.steerer import RequestMethod, Steerer
@@ -34,7 +35,7 @@ class P2S(RequestMethod[Dataset, Row]):
     scope: Scope = Scope.LAST_AND_GENERATED
     strength: float = 1.0
 
-    def fit(self, model: Model, data: Dataset) -> Steerer:
+    def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> Steerer:
         model.spec.check([self.site], "P2S")
         return Steerer(
             sites=(self.site,),

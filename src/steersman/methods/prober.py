@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from steersman.core.errors import DataError
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.part import part
 from steersman.core.roles import GateMethod, Model
 from steersman.core.types import Read
 from steersman.data.rows import LEAVE_ALONE, Dataset
 from steersman.gates.prober import ProberGate
-from steersman.methods.l2s import read_contexts
+from steersman.methods.contexts import read_contexts
 
 
 @part("prober_fit")
@@ -36,9 +37,9 @@ class ProberFit(GateMethod[Dataset]):
     opening: Literal["hard", "graded"] = "hard"
     seed: int = 0
 
-    def fit(self, model: Model, data: Dataset) -> ProberGate:
+    def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> ProberGate:
         model.spec.check([self.read.site], "The prober")
-        x = read_contexts(model, data, self.read)
+        x = read_contexts(model, data.rows, self.read)
         y = torch.tensor([float(row.behaviour != LEAVE_ALONE) for row in data.rows])
         if not 0 < float(y.mean()) < 1:
             raise DataError(

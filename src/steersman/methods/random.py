@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.ops import unit
 from steersman.core.part import part
 from steersman.core.roles import Model
@@ -41,7 +42,7 @@ class RandomVector(RequestMethod[Dataset, Row]):
     strength: float = 1.0
     seed: int = 0
 
-    def fit(self, model: Model, data: Dataset) -> Steerer:
+    def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> Steerer:
         model.spec.check([self.site], "The random vector")
         return Steerer(
             sites=(self.site,),

@@ -1,16 +1,17 @@
 """Finds the language model's decoder blocks by structure, never by a pattern over all names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from steersman.core.errors import ModelError
 from steersman.core.types import Point, Site
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "wo")  # of the attention heads
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Blocks:
     layers: tuple[nn.Module, ...]
     final_norm: nn.Module | None
     d_model: int
+    num_heads: int = 0
 
     def tap(self, site: Site) -> Tap:
         """Where `site` is in this model.
@@ -44,7 +46,10 @@ class Blocks:
                     "head_in needs a final norm, and none was found behind the blocks."
                 )
             return Tap(self.final_norm, before=False)
-        return Tap(_child(block, site.point), before=False)
+        if site.point == "attn_heads":
+            return Tap(_child(_child(block, "attn_out", ATTENTION), site.point, PROJECTION), True)
+        wanted = ATTENTION if site.point == "attn_out" else MLP
+        return Tap(_child(block, site.point, wanted), before=False)
 
 
 def find_blocks(model: PreTrainedModel) -> Blocks:
@@ -73,7 +78,12 @@ def find_blocks(model: PreTrainedModel) -> Blocks:
         )
     name, layers = next(iter(outer.items()))
     parent = decoder.get_submodule(name.rpartition(".")[0])
-    return Blocks(tuple(layers), _final_norm(parent), config.hidden_size)
+    return Blocks(tuple(layers), _final_norm(parent), config.hidden_size, _num_heads(config))
+
+
+def _num_heads(config: PreTrainedConfig) -> int:
+    heads = getattr(config, "num_attention_heads", 0)
+    return heads if isinstance(heads, int) else 0
 
 
 def _alike(layers: nn.ModuleList) -> bool:
@@ -85,8 +95,7 @@ def _final_norm(parent: nn.Module) -> nn.Module | None:
     return norms[-1] if norms else None
 
 
-def _child(block: nn.Module, point: Point) -> nn.Module:
-    wanted = ATTENTION if point == "attn_out" else MLP
+def _child(block: nn.Module, point: Point, wanted: Sequence[str]) -> nn.Module:
     children: Mapping[str, nn.Module] = dict(block.named_children())
     for name in wanted:
         if name in children:

@@ -1,0 +1,70 @@
+"""What parts will see when they run: the prompt states of rows, where a `Read` looks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.errors import DataError, RecipeError
+from steersman.core.roles import Model
+from steersman.core.types import Position, Read, Site
+from steersman.data.prompts import to_prompt
+from steersman.data.rows import LEAVE_ALONE, Row
+
+
+def read_contexts(model: Model, rows: Sequence[Row], read: Read) -> Float[Tensor, "n d"]:
+    """The states that a part reading `read` will see: float32 `(n, d)`.
+
+    Raises:
+        RecipeError: what is read is no prompt token, or the model has no such site.
+    """
+    return read_sites(model, rows, read, [read.site])[read.site]
+
+
+def read_sites(
+    model: Model, rows: Sequence[Row], read: Read, sites: Sequence[Site]
+) -> dict[Site, Float[Tensor, "n d"]]:
+    """The same token as `read` names, at each of `sites`, in one pass over the rows.
+
+    Rendering without the generation prompt ends the prompt at the user's turn.
+
+    Raises:
+        RecipeError: what is read is no prompt token, or the model has no such site.
+    """
+    if read.offset >= 0:
+        raise RecipeError(
+            f"A read has the offset {read.offset}, a generated token; what is read must be a "
+            "prompt token. Write -1 for the last one."
+        )
+    flag = read.generation_prompt
+    prompts = [replace(to_prompt(row), generation_prompt=flag) for row in rows]
+    position = Position("prompt", "last", skip_last=-1 - read.offset)
+    found = model.capture(prompts, sites, position)
+    return {site: found[site] for site in sites}
+
+
+def two_sides(rows: Sequence[Row], behaviour: str | None = None) -> tuple[list[int], list[int]]:
+    """Indices of the rows to be steered, and of those to be left alone.
+
+    Args:
+        behaviour: only rows of this behaviour are steered, and every other one is left alone;
+            None takes every behaviour but "none".
+
+    Raises:
+        DataError: one side is empty.
+    """
+
+    def steered(row: Row) -> bool:
+        return row.behaviour != LEAVE_ALONE if behaviour is None else row.behaviour == behaviour
+
+    first = [i for i, row in enumerate(rows) if steered(row)]
+    second = [i for i, row in enumerate(rows) if not steered(row)]
+    if not first or not second:
+        wanted = "a behaviour" if behaviour is None else f"the behaviour {behaviour!r}"
+        raise DataError(
+            f"Rows with {wanted} and rows to be left alone are both needed; of {len(rows)} rows, "
+            f"{len(first)} are of the first kind. Add rows of the other kind "
+            f'(behaviour = "{LEAVE_ALONE}").'
+        )
+    return first, second
