@@ -86,21 +86,44 @@ def contrast_vectors(
     Raises:
         DataError: a row has a behaviour that the rule does not know.
     """
+    steered = [i for i, row in enumerate(rows) if row.behaviour != LEAVE_ALONE]
     made = {site: torch.zeros(len(rows), model.spec.d_model) for site in sites}
+    for site, (positive, negative) in contrast_states(
+        model, rule, [rows[i] for i in steered], sites
+    ).items():
+        if positive.shape[1] != made[site].shape[1]:
+            made[site] = torch.zeros(len(rows), positive.shape[1])
+        made[site][steered] = positive - negative
+    return made
+
+
+def contrast_states(
+    model: Model, rule: ContrastRule, rows: Sequence[Row], sites: Sequence[Site]
+) -> dict[Site, tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]]:
+    """The states of the positive and of the negative completion of every row, at every site.
+
+    Raises:
+        DataError: a row has a behaviour that the rule does not know, or is to be left alone.
+    """
     alike: dict[Position, list[int]] = {}
     for i, row in enumerate(rows):
-        if row.behaviour != LEAVE_ALONE:
-            position = rule.position_of.get(row.behaviour, rule.position)
-            alike.setdefault(position, []).append(i)
-    for position, steered in alike.items():
-        for start in range(0, len(steered), CHUNK):
-            chosen = steered[start : start + CHUNK]
-            positive, negative = _prompts(model, rule, [rows[i] for i in chosen])
+        position = rule.position_of.get(row.behaviour, rule.position)
+        alike.setdefault(position, []).append(i)
+    sides: dict[Site, tuple[list[Tensor], list[Tensor]]] = {site: ([], []) for site in sites}
+    order: list[int] = []
+    for position, chosen in alike.items():
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            order += part
+            positive, negative = _prompts(model, rule, [rows[i] for i in part])
             both = model.capture([*positive, *negative], sites, position)
             for site in sites:
-                h = both[site]
-                made[site][chosen] = h[: len(chosen)] - h[len(chosen) :]
-    return made
+                sides[site][0].append(both[site][: len(part)])
+                sides[site][1].append(both[site][len(part) :])
+    if not order:
+        return {site: (torch.zeros(0, model.spec.d_model),) * 2 for site in sites}
+    back = torch.tensor(order).argsort()
+    return {site: (torch.cat(p)[back], torch.cat(n)[back]) for site, (p, n) in sides.items()}
 
 
 def mean_contrast(
