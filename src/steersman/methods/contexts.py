@@ -44,27 +44,26 @@ def read_sites(
     return {site: found[site] for site in sites}
 
 
-def two_sides(rows: Sequence[Row], behaviour: str | None = None) -> tuple[list[int], list[int]]:
+def two_sides(rows: Sequence[Row], behaviours: Sequence[str] = ()) -> tuple[list[int], list[int]]:
     """Indices of the rows to be steered, and of those to be left alone.
 
     Args:
-        behaviour: only rows of this behaviour are steered, and every other one is left alone;
-            None takes every behaviour but "none".
+        behaviours: only rows of these are steered, and every other one is left alone; empty
+            means every behaviour but "none".
 
     Raises:
         DataError: one side is empty.
     """
 
     def steered(row: Row) -> bool:
-        return row.behaviour != LEAVE_ALONE if behaviour is None else row.behaviour == behaviour
+        return row.behaviour in behaviours if behaviours else row.behaviour != LEAVE_ALONE
 
     first = [i for i, row in enumerate(rows) if steered(row)]
     second = [i for i, row in enumerate(rows) if not steered(row)]
     if not first or not second:
-        wanted = "a behaviour" if behaviour is None else f"the behaviour {behaviour!r}"
+        wanted = f"the behaviour {' or '.join(behaviours)}" if behaviours else "a behaviour"
         raise DataError(
-            f"Rows with {wanted} and rows to be left alone are both needed; of {len(rows)} rows, "
-            f"{len(first)} are of the first kind. Add rows of the other kind "
-            f'(behaviour = "{LEAVE_ALONE}").'
+            f"Rows with {wanted} and rows to be left alone are both needed, but all {len(rows)} "
+            "rows are of one kind. Add rows of the other kind."
         )
     return first, second

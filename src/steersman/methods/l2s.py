@@ -17,8 +17,6 @@ not within a batch; the dictionary search stops after 50 rounds; a continuation 
 to a forced answer is tokenised again with it; norm factors come from the fit rows alone.
 """
 
-
-
 from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.part import part
 from steersman.core.roles import Model
