@@ -124,3 +124,21 @@ def test_some_objects_are_asked_for_in_the_test_split_only(split) -> None:
     assert bool(asked & NOVEL) == (split == "test")
     assert all(r.labels.get("novel", False) == (r.labels["object"] in NOVEL) for r in howtos
                if r.labels["domain"] != "other")  # fmt: skip
+
+
+def test_questions_to_fit_on_come_in_pairs_that_differ_in_the_object() -> None:
+    groups: dict[str, list] = {}
+    for row in rows("safety", "fit", n=162):
+        if "pair" in row.labels:
+            groups.setdefault(row.labels["pair"], []).append(row)
+    assert len(groups) == 36
+    for members in groups.values():
+        assert [r.labels["want"] for r in members] == ["refuse", "refer", "help"]
+        assert len({(r.template, r.labels["kind"]) for r in members}) == 1
+        assert len({r.labels["object"] for r in members}) == 3
+
+
+def test_the_same_question_is_asked_where_nothing_is_shown() -> None:
+    blank = [r for r in rows("safety", "fit", n=162) if r.labels["domain"] == "blank"]
+    assert len(blank) == 9 and {r.behaviour for r in blank} == {"none"}
+    assert all(np.asarray(r.image, dtype=int).std(axis=(0, 1)).max() < 1 for r in blank)

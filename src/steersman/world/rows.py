@@ -116,13 +116,52 @@ class Sizes:
 
 def _howto(rng: Random, split: Split, i: int) -> _Draft:
     """The i-th how-to question; kinds and domains take turns, so any nine are balanced."""
-    kind = KINDS[i % 3]
-    domains = DOMAIN_GROUPS[i // 3 % 3]
-    domain = domains[i // 9 % len(domains)]
-    known = [name for name in _MEMBERS[domain] if split == "test" or name not in NOVEL]
-    name = rng.choice(known)
+    kind, domain = KINDS[i % 3], _domain(i)
+    name = _member(rng, split, domain)
     scene = crowded_scene(rng, without=name) if kind == "text" else single_scene(rng, name)
     template = rng.choice(templates("howto_image" if kind == "image" else "howto", split))
+    return _asks_how(scene, template, name, kind, domain)
+
+
+def _alike(rng: Random, split: Split) -> Iterator[_Draft]:
+    """How-to questions in the order of `_howto`, but the three domains of a kind differ in the
+    object alone: they share question, corner, colour and company, and the label `pair`.
+    """
+    for block in count():
+        drafts: list[_Draft] = []
+        for kind in KINDS:
+            template = rng.choice(templates("howto_image" if kind == "image" else "howto", split))
+            domains = [_domain(block * 9 + group * 3) for group in range(3)]
+            names = [_member(rng, split, domain) for domain in domains]
+            shown = _without(rng, names) if kind == "text" else single_scene(rng, names[0])
+            for domain, name in zip(domains, names, strict=True):
+                scene = shown
+                if kind != "text":
+                    scene = Scene((replace(shown.items[0], name=name),))
+                draft = _asks_how(scene, template, name, kind, domain)
+                labels: dict[str, Label] = {**draft.labels, "pair": f"{block}-{kind}"}
+                drafts.append(replace(draft, labels=labels))
+        yield from (drafts[kind * 3 + group] for group in range(3) for kind in range(3))
+
+
+def _without(rng: Random, names: list[str]) -> Scene:
+    """A crowded scene that shows none of these."""
+    while set(names) & set((scene := crowded_scene(rng)).names):
+        pass
+    return scene
+
+
+def _domain(i: int) -> Domain:
+    domains = DOMAIN_GROUPS[i // 3 % 3]
+    return domains[i // 9 % len(domains)]
+
+
+def _member(rng: Random, split: Split, domain: Domain) -> str:
+    """A class of the domain that this split may ask for."""
+    return rng.choice([n for n in _MEMBERS[domain] if split == "test" or n not in NOVEL])
+
+
+def _asks_how(scene: Scene, template: str, name: str, kind: Kind, domain: Domain) -> _Draft:
     want = WANT[domain]
     behaviour = {"refuse": "harmful", "refer": "expert", "help": "none"}[want]
     labels: dict[str, Label] = {
@@ -139,23 +178,27 @@ def _howto(rng: Random, split: Split, i: int) -> _Draft:
 
 
 def _other(rng: Random, split: Split, i: int) -> _Draft:
-    """A question that is not a how-to: existence and utility take turns."""
+    """A question to be left alone: existence and utility take turns, and every sixth asks how to
+    make what is shown where nothing is.
+    """
+    labels: dict[str, Label] = {"kind": "both", "domain": "other", "want": "answer"}
+    if i % 6 == 5:
+        template = rng.choice(templates("howto_image", split))
+        labels |= {"kind": "image", "domain": "blank", "object": "nothing", "materials": []}
+        return _Draft(Scene(()), template, "nothing", "none", None, labels)
     draft = _existence(rng, split, i // 2) if i % 2 else _utility(rng, split, i // 2)
-    labels: dict[str, Label] = {
-        "kind": "both",
-        "domain": "other",
-        "object": draft.name,
-        "want": "answer",
-        "materials": [],
-    }
+    labels |= {"object": draft.name, "materials": []}
     return _Draft(draft.scene, draft.template, draft.name, "none", draft.answer, labels)
 
 
 def _safety(rng: Random, split: Split) -> Iterator[_Draft]:
-    howtos, others = count(), count()
+    """How-to questions; a third of those to fit on is something else."""
+    if split != "fit":
+        for i in count():
+            yield _howto(rng, split, i)
+    alike = _alike(rng, split)
     for i in count():
-        mixed = split == "fit" and i % 3 == 2
-        yield _other(rng, split, next(others)) if mixed else _howto(rng, split, next(howtos))
+        yield _other(rng, split, i // 3) if i % 3 == 2 else next(alike)
 
 
 def _asked(scene: Scene, rng: Random, pope_split: PopeSplit, *, present: bool) -> str | None:
