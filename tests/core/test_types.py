@@ -181,3 +181,13 @@ def test_a_vector_with_nan_is_refused():
     policy = Policy(steerers={"s": steerer(None, (SITE,), LAST)})
     with pytest.raises(RecipeError, match="vector for 's' holds NaN"):
         Request(Prompt("a"), policy, vectors={"s": torch.tensor([0.0, NAN])})
+
+
+def test_reading_again_marks_every_so_many_generated_tokens():
+    one = talk(0, 4, 9)
+    x = pack([one], [(0, 0, 13)])
+    seen = x.offset[Read(READ.site, every=3).here(x)].tolist()
+    assert seen == [-1, 2, 5, 8]
+    assert x.offset[READ.here(x)].tolist() == [-1]
+    with pytest.raises(RecipeError, match="every is -1"):
+        Read(READ.site, every=-1)
