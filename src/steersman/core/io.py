@@ -263,7 +263,10 @@ def _refuse_unfit(policy: Policy, model: ModelSpec, source: str) -> None:
             for name, steerer in on_meta.steerers.items():
                 if site in steerer.sites:
                     made = steerer.synthesizer(x, state[name].synthesizer)
-                    if made.shape[-1] != width or not made.is_floating_point():
+                    if site.point == "attn_heads" and made.shape[-1] % (model.num_heads or 1) == 0:
+                        # heads side by side have a width of their own, the same for all steerers
+                        x = x.with_h(torch.zeros(num, made.shape[-1], device="meta"))
+                    if made.shape[-1] != x.h.shape[-1] or not made.is_floating_point():
                         raise ValueError(f"{name} makes vectors {tuple(made.shape)}, {made.dtype}")
             on_meta(x, state, torch.ones(num, device="meta"))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:

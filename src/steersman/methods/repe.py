@@ -1,0 +1,89 @@
+"""RepE / LAT: the first principal component of normalised differences.
+
+Zou et al. 2023, arXiv:2310.01405
+
+    u_l = PC1 { e_i z_i / |z_i| },  z_i = h_l(x_i, positive) - h_l(x_i, negative),  e_i = +1 or -1
+    h_t <- h_t + strength * c_l u_l
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from steersman.core.errors import DataError
+from steersman.core.fitlog import NO_LOG, FitLog
+from steersman.core.ops import unit
+from steersman.core.part import part
+from steersman.core.roles import LayerSelector, Model
+from steersman.core.steerer import Method, Steerer
+from steersman.core.types import Scope
+from steersman.data.rows import Dataset
+from steersman.gates.always import AlwaysOpen
+from steersman.methods.contrast import (
+    ContrastRule,
+    contrast_vectors,
+    norm_factors,
+    scaled,
+    steered_rows,
+)
+from steersman.operators.add import Add
+from steersman.synthesizers.static import StaticVector
+
+
+@part("repe")
+class RepE(Method[Dataset]):
+    """v_l = c_l u_l,  u_l = PC1 of the pairs' unit differences in a random order of each pair.
+
+    Paper: Representation Engineering, arXiv:2310.01405 (linear artificial tomography, section 3).
+    The random order e_i, drawn from `seed`, makes the principal component pass through the
+    origin; u_l points to where the wanted sides lie on average.
+
+    Departs from the paper: `norm = "mean"` sets c_l = E|z|, so that strength means what it means
+    for a mean vector; "unit" sets c_l = 1, as the paper. The sign comes from the mean projection of
+    the differences, not from a vote over labelled pairs.
+    """
+
+    layers: LayerSelector
+    contrasts: ContrastRule
+    behaviour: str | None = None
+    norm: Literal["mean", "unit"] = "mean"
+    seed: int = 0
+    scope: Scope = Scope.LAST_AND_GENERATED
+    strength: float = 1.0
+
+    def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> Steerer:
+        sites = self.layers(model.spec)
+        model.spec.check(sites, "RepE")
+        rule = self.contrasts if self.behaviour is None else self.contrasts.only(self.behaviour)
+        rows = [data.rows[i] for i in steered_rows(data.rows)]
+        if len(rows) < 2:
+            raise DataError(
+                "A principal component needs two rows to steer or more; there is one. Add rows."
+            )
+        found = contrast_vectors(model, rule, rows, sites)
+        z = [scaled(rows, found[s], norm_factors(rule, rows, found[s])) for s in sites]
+        return Steerer(
+            sites=sites,
+            gate=AlwaysOpen(),
+            synthesizer=StaticVector(
+                sites=sites, vectors=torch.stack([self._vector(d) for d in z])
+            ),
+            operator=Add(),
+            scope=self.scope,
+            strength=self.strength,
+        )
+
+    def _vector(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+        draw = torch.Generator().manual_seed(self.seed)
+        order = 2 * torch.randint(0, 2, (len(z), 1), generator=draw) - 1
+        pairs = (order * unit(z)).double().numpy()
+        found = PCA(n_components=1, random_state=self.seed).fit(pairs)
+        assert found.components_ is not None
+        direction = unit(torch.from_numpy(np.ascontiguousarray(found.components_[0])).float())
+        if float((z @ direction).mean()) < 0:
+            direction = -direction
+        return direction * (z.norm(dim=1).mean() if self.norm == "mean" else 1.0)
