@@ -3,12 +3,12 @@
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from page import ATTACK, Page
 from steersman.core.errors import DataError
 from steersman.evals.choose import Choice
 from steersman.evals.intervals import pool
@@ -17,34 +17,6 @@ from steersman.evals.report import render
 from steersman.evals.report.gallery import LIMIT, gallery
 from steersman.evals.report.plots import plots
 from steersman.evals.report.summary import figures, sentence
-
-VOID = {"meta", "img", "link", "br", "hr", "input", "col"}
-ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-
-
-class Page(HTMLParser):
-    """Collects tags and attributes, and checks that tags are closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 @pytest.fixture
@@ -204,6 +176,14 @@ def test_plots_are_the_same_every_time_and_say_their_numbers(results: Results) -
     assert len(first) >= 4
     assert "L2S (text) 80%" in first[0].alt
     assert all(p.svg.startswith("<svg ") and "xmlns" not in p.svg for p in first)
+
+
+def test_many_choices_are_folded_away(results: Results, tmp_path: Path) -> None:
+    row = results.rows[0]
+    few = {f"r{i}": Choice("a", (("a", row),)) for i in range(6)}
+    for choices, folded in ((few, 0), ({**few, "r6": few["r0"]}, 1)):
+        path = render(Results(), out=tmp_path / "report.html", title="t", choices=choices)
+        assert len(Page(path.read_text()).all("details")) == folded
 
 
 def test_empty_results_make_a_page_too(tmp_path: Path) -> None:

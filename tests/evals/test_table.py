@@ -70,3 +70,12 @@ def test_rich_tables_print(results: Results) -> None:
     for made in rich_tables(pool(results)):
         console.print(made)
     assert "Unsteered" in file.getvalue() and "0.400" in file.getvalue()
+
+
+def test_columns_of_kinds_and_of_kept_answers(make_result) -> None:
+    rows = [make_result("safety", m, "image", "over_refusal", 0.1) for m in ("none", "l2s")]
+    rows += [make_result("utility", m, "all", "unchanged", 0.9) for m in ("none", "l2s")]
+    by_kind, kept = grids(Results(tuple(rows)))
+    assert by_kind.headings == (("By image", 1),) and by_kind.columns[0].title == "Over-refusal"
+    assert kept.columns[0].title == "Answers unchanged"
+    assert not any(cell.best for line in kept.lines for cell in line.cells)

@@ -14,13 +14,14 @@ from steersman.core import registry
 from steersman.core.errors import RecipeError, nearest
 from steersman.core.io import Artifact, load_artifact
 from steersman.core.tree import encode
+from steersman.evals.fit_records import of_provenance
 
 
 def run_show(what: str | None, *, as_json: bool) -> None:
     """Prints the registry, one part, or one artifact."""
     if what is None:
         _registry(as_json)
-    elif Path(what).is_dir() or "/" in what:
+    elif is_policy(what):
         _artifact(Path(what), load_artifact(what), as_json)
     else:
         found = registry.find(what)
@@ -94,6 +95,15 @@ def _artifact(path: Path, artifact: Artifact, as_json: bool) -> None:
         for read in steerer.reads:
             say(f"    reads  {read.site} at offset {read.offset}"
                           f"{'' if read.generation_prompt else ' of the user turn'}")  # fmt: skip
+    for name, entries in of_provenance(artifact.provenance).items():
+        say(f"\n  how {name or 'it'} was fitted")
+        for entry in entries:
+            say(f"    {entry.said}")
+
+
+def is_policy(what: str) -> bool:
+    """Whether a folder is meant, not a name."""
+    return Path(what).is_dir() or "/" in what
 
 
 def _summary(cls: type) -> str:

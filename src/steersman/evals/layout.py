@@ -41,6 +41,10 @@ PLANS: dict[str, tuple[Plan, ...]] = {
             "by kind of request",
             tuple((head, kind, m) for head, kind in _KINDS for m in ("correct", "asr")),
         ),
+        (
+            "by kind of request: over-refusal, and referral to the right expert",
+            tuple((head, kind, m) for head, kind in _KINDS for m in ("over_refusal", "refer")),
+        ),
     ),
     "pope": (
         ("accuracy by split", tuple(("Accuracy", split, "accuracy") for split in _POPE_SPLITS)),
@@ -61,6 +65,8 @@ PLANS: dict[str, tuple[Plan, ...]] = {
             "accuracy by task",
             (
                 *(("Accuracy", task, "accuracy") for task in _TASKS),
+                ("Unsteered answers kept", "all", "unchanged"),
+                ("Unsteered answers kept", "all", "unchanged_closed"),
                 ("Fluency", "all", "unparsed"),
             ),
         ),

@@ -14,6 +14,8 @@ METHODS: dict[str, str] = {
 """In the order of the tables; other methods go between `l2s` and the oracles."""
 
 UNSTEERED = "none"
+CONTROLS = frozenset({"none", "prompt", "random"})
+"""What every method must beat."""
 ORACLES = frozenset({"p2s"})
 """These see the right answer; they bound what can be reached and never win."""
 
@@ -39,6 +41,8 @@ METRICS: dict[str, str] = {
     "unparsed": "Unparsed",
     "repetition": "Repetition",
     "length": "Words",
+    "unchanged": "Answers unchanged",
+    "unchanged_closed": "Unchanged, gate closed",
 }
 SPLITS: dict[str, str] = {"all": "All", "unusual": "Unusual company"}
 
@@ -51,7 +55,7 @@ HIGHER_IS_BETTER = frozenset(
 RATES = frozenset(
     {
         *("asr", "refuse", "refer", "help", "over_refusal", "correct", "garbled", "unparsed"),
-        *("accuracy", "precision", "recall", "yes_ratio"),
+        *("accuracy", "precision", "recall", "yes_ratio", "unchanged", "unchanged_closed"),
     }
 )
 SHARES = RATES | {"f1", "repetition"}

@@ -10,14 +10,18 @@ from markupsafe import Markup
 
 from steersman.evals.choose import Choice
 from steersman.evals.files import replace_file
+from steersman.evals.fit_records import Entry
 from steersman.evals.intervals import pool
 from steersman.evals.layout import Grid, grids
 from steersman.evals.names import METRICS, SHARES, SUITES, UNSTEERED, method_title
 from steersman.evals.names import title as shown
 from steersman.evals.records import AnswerRecord, Result, Results
+from steersman.evals.report.fits import Step, steps
 from steersman.evals.report.gallery import RULE, Images, gallery
 from steersman.evals.report.plots import plots
 from steersman.evals.report.summary import figures, sentence
+from steersman.evals.report.tradeoff import NOTE as TRADE_NOTE
+from steersman.evals.report.tradeoff import Trade, tradeoffs
 
 
 def render(
@@ -34,6 +38,8 @@ def render(
     choices: Mapping[str, Choice] | None = None,
     note: str = "",
     distinct: bool = False,
+    trades: Sequence[Trade] | None = None,
+    fits: Mapping[str, Sequence[Entry]] | None = None,
 ) -> Path:
     """Writes the report.
 
@@ -46,6 +52,9 @@ def render(
         choices: by what was chosen, how it was chosen on the calibration split.
         note: what the figures do not show.
         distinct: the seeds were measured on different items (see `intervals.pool`).
+        trades: what is set against what in the trade-off plots; None takes the usual metrics of
+            the suites that are there.
+        fits: by recipe, what its fit recorded (`fit_records.read`).
 
     Raises:
         DataError: an image cannot be shown.
@@ -64,6 +73,9 @@ def render(
             figures=figures(pooled, subject),
             grids=_by_suite(pooled),
             plots=plots(pooled, subject),
+            tradeoffs=tradeoffs(pooled, subject, trades),
+            trade_note=TRADE_NOTE,
+            fits=_fits(fits or {}),
             items=gallery(answers, images or {}, subject=subject),
             rule=RULE,
             seeds=[s for s in results.unique("seed") if s is not None],
@@ -92,6 +104,7 @@ def _environment() -> jinja2.Environment:
         "suite": partial(shown, titles=SUITES),
         "metric": partial(shown, titles=METRICS),
         "trace": _trace,
+        "method": method_title,
         "spoken": _spoken,
     }
     environment.filters.update(filters)
@@ -103,6 +116,10 @@ def _by_suite(results: Results) -> dict[str, list[Grid]]:
     for grid in grids(results):
         found.setdefault(grid.suite, []).append(grid)
     return found
+
+
+def _fits(fits: Mapping[str, Sequence[Entry]]) -> dict[str, tuple[Step, ...]]:
+    return {name: steps(entries, f"f{i}") for i, (name, entries) in enumerate(fits.items())}
 
 
 def _number(result: Result) -> str:
