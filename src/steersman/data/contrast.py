@@ -97,6 +97,31 @@ def pair(
     )
 
 
+def forced(row: Row, completion: str, *, close_turn: bool = False) -> Prompt:
+    """The row made to say a completion, or its own positive one where it brings that.
+
+    Args:
+        completion: may hold the placeholders of a contrast, but not `{wrong}`.
+        close_turn: render it as a finished turn.
+
+    Raises:
+        DataError: the row lacks something that the completion asks for.
+    """
+    text = row.positive or _fill(completion, "completion", _Values(row, NO_FLIPS))
+    return replace(to_prompt(row), completion=text, close_turn=close_turn)
+
+
+def check_completion(completion: str, name: str) -> None:
+    """Refuses a completion that no row can have.
+
+    Raises:
+        RecipeError: it is empty, or has an unknown placeholder or a lone brace.
+    """
+    if not completion.strip():
+        raise RecipeError(f"The {name} is empty. Write what is to be said.")
+    _fill(completion, name, _known)
+
+
 @dataclass(frozen=True, slots=True)
 class _Values:
     """What stands for each placeholder in one row."""

@@ -30,6 +30,22 @@ PRESETS: dict[str, tuple[str, str, int, int]] = {
         28,
     ),
     "l2s-pope-qwen2-vl": ("Qwen/Qwen2-VL-7B-Instruct", "Qwen2VLForConditionalGeneration", 3584, 28),
+    "autosteer-llava-onevision": (
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        "LlavaOnevisionForConditionalGeneration",
+        3584,
+        28,
+    ),
+    "autosteer-chameleon": (
+        "facebook/chameleon-7b",
+        "ChameleonForConditionalGeneration",
+        4096,
+        32,
+    ),
+    "finesteer-llama3-8b": ("meta-llama/Meta-Llama-3-8B-Instruct", "LlamaForCausalLM", 4096, 32),
+    "finesteer-llama3.1-8b": ("meta-llama/Llama-3.1-8B-Instruct", "LlamaForCausalLM", 4096, 32),
+    "finesteer-gemma2-9b": ("google/gemma-2-9b-it", "Gemma2ForCausalLM", 3584, 42),
+    "finesteer-qwen2.5-7b": ("Qwen/Qwen2.5-7B-Instruct", "Qwen2ForCausalLM", 3584, 28),
 }
 """Preset name -> the model it is for: hub id, architecture, width, number of layers."""
 
@@ -67,9 +83,14 @@ def import_l2s(
 
     Raises:
         ArtifactError: the file is not such a net, or its sizes are not the preset's.
+        RecipeError: there is no such preset, or it is not one of L2S.
     """
     recipe = preset(preset_name)
-    assert isinstance(recipe.method, L2S)
+    if not isinstance(recipe.method, L2S):
+        raise RecipeError(
+            f"{preset_name} is a preset of {recipe.method.part_name!r}, whose files are not "
+            "imported. Choose a preset of 'l2s'."
+        )
     id, architecture, width, layers = PRESETS[preset_name]
     target = spec or ModelSpec(id, architecture, width, layers, ("text", "image"))
     encoder, bias, decoder = _net(Path(file))
