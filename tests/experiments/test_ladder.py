@@ -6,7 +6,7 @@ import pytest
 
 import tiny
 from steersman.core.errors import RecipeError
-from steersman.core.types import Position, Prompt
+from steersman.core.types import Position, Prompt, Site
 from steersman.data.rows import Dataset
 from steersman.experiments.ladder import METRICS, Ladder, Search, Splits
 from steersman.experiments.memo import MemoModel
@@ -68,5 +68,13 @@ def test_prompts_that_were_read_once_are_not_read_again(monkeypatch):
     first = memo.capture(prompts, [SITE])[SITE]
     assert (memo.capture(prompts, [SITE])[SITE] == first).all() and len(calls) == 1
     memo.capture(prompts[:1], [SITE])
+    assert len(calls) == 1
+    mixed = [Prompt("the c ?"), *prompts]
+    assert (memo.capture(mixed, [SITE])[SITE][1:] == first).all()
+    assert [list(call[0]) for call in calls] == [prompts, mixed[:1]]
     memo.capture(prompts, [SITE], Position("prompt", "mean"))
     assert len(calls) == 3
+    head = Site(2, "head_in")
+    expected = real(prompts, [head, Site(0, "mlp_out")], Position())
+    read = memo.capture(prompts, [Site(0, "mlp_out"), head])
+    assert all((read[site] == expected[site]).all() for site in expected.rows)

@@ -39,7 +39,10 @@ def demo(
 @app.command()
 def fit(
     recipe: Annotated[str, typer.Argument(help="A recipe (TOML), or the name of a preset.")],
-    data: Annotated[str, typer.Option(help="A folder with pairs.jsonl, or hub:owner/name.")],
+    data: Annotated[
+        list[str],
+        typer.Option(help="A folder with pairs.jsonl, or hub:owner/name; repeated for suites."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the policy to write.")],
     model: ModelOption = "bundled",
     split: Annotated[str | None, typer.Option(help="A split of the data.")] = None,
@@ -47,8 +50,8 @@ def fit(
         list[str] | None, typer.Option("--set", help="path.to.field=value; may be repeated.")
     ] = None,
     calibration: Annotated[
-        str | None,
-        typer.Option(help="Choose layers and strength on these rows (dataset.json has a suite)."),
+        list[str] | None,
+        typer.Option(help="Search on these rows (dataset.json has a suite); may be repeated."),
     ] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
@@ -58,8 +61,9 @@ def fit(
     from steersman.cli.fit import FitJob, run_fit
 
     job = FitJob(
-        recipe, data, out, model, split, tuple(overrides or ()), calibration, device, dtype
-    )
+        recipe, tuple(data), out, model, split, tuple(overrides or ()), tuple(calibration or ()),
+        device, dtype,
+    )  # fmt: skip
     run_fit(job, as_json=as_json)
 
 
@@ -88,6 +92,51 @@ def evaluate(
 
     job = EvalJob(tuple(data), policy, model, strength, prompt, out, limit, force, device, dtype)
     run_eval(job, as_json=as_json)
+
+
+@app.command()
+def compare(
+    recipes: Annotated[
+        list[Path] | None, typer.Argument(help="Recipes (TOML), or folders of them.")
+    ] = None,
+    suites: Annotated[
+        list[Path] | None,
+        typer.Option("--suite", help="A folder with fit/, calibration/ and test/; repeated."),
+    ] = None,
+    world: Annotated[
+        str | None, typer.Option(help="Seeds of bundled worlds to write and compare on: 6,7,8.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds of fitting, comma-separated; 0 if left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results, policies and report.")] = Path(
+        "runs/compare"
+    ),
+    render: Annotated[
+        Path | None, typer.Option("--from", help="Only print and draw the results of this folder.")
+    ] = None,
+    model: ModelOption = "bundled",
+    all_suites: Annotated[
+        bool, typer.Option("--all-suites", help="Measure every recipe on every suite.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first calibration and test rows of each suite.")
+    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    as_json: JsonOption = False,
+) -> None:
+    """Fit, search and measure recipes side by side, with the unsteered model and its controls."""
+    from steersman.cli.compare import CompareJob, run_compare, run_render
+
+    if render is not None:
+        run_render(render, as_json=as_json)
+        return
+    job = CompareJob(
+        tuple(recipes or ()), tuple(suites or ()), world, seeds, out, model, all_suites, limit,
+        device, dtype,
+    )  # fmt: skip
+    run_compare(job, as_json=as_json)
 
 
 @app.command()
@@ -120,11 +169,18 @@ def show(
     what: Annotated[
         str | None, typer.Argument(help="A policy folder, or the name of a method or part.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page that draws how the policy was fitted.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a policy holds, what a method or part does, or the list of all of them."""
     from steersman.cli.show import run_show
 
+    if report is not None:
+        from steersman.cli.fit_report import write_fit_report
+
+        write_fit_report(what, report)
     run_show(what, as_json=as_json)
 
 

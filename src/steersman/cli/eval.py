@@ -1,7 +1,7 @@
 """`steersman eval`: a policy beside the unsteered model, a prompt and a random vector."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from steersman.cli.console import out as console
@@ -14,7 +14,8 @@ from steersman.core.steerer import Policy
 from steersman.data.rows import Dataset
 from steersman.evals.records import Results, save_answers
 from steersman.evals.run import Evaluation, evaluate
-from steersman.synthesizers.random_direction import RandomDirection
+from steersman.experiments.compare import randomised
+from steersman.methods.fit import fitted_on
 
 Subject = tuple[str, Policy | None, str]
 """What is measured: its name in the table, its policy, and a sentence in front of questions."""
@@ -47,13 +48,13 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
             f"Two data sets are of one suite ({', '.join(suites)}), so their rows could not be "
             "told apart. Evaluate them one at a time, each with its own --out."
         )
-    _refuse_foreign(job.out / "results.json")
+    refuse_foreign(job.out / "results.json")
     with stages(quiet=as_json) as note:
         note("loading the model", 0.0)
         model = open_model(job.model, device=job.device, dtype=job.dtype)
         artifact = open_artifact(job.policy, model, force=job.force) if job.policy else None
         for data in sets:
-            if artifact is not None and artifact.provenance.get("data_hash") == data.hash:
+            if artifact is not None and fitted_on(artifact.provenance, data):
                 raise RecipeError(
                     f"{data.source} holds the rows that {job.policy} was fitted on; figures on "
                     "them would flatter it. Evaluate on other rows."
@@ -88,7 +89,7 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
     say(f"Written: {job.out / 'results.json'} and answers.jsonl beside it.")
 
 
-def _refuse_foreign(file: Path) -> None:
+def refuse_foreign(file: Path) -> None:
     """Results of ours may be replaced; somebody else's file may not."""
     if file.exists():
         try:
@@ -108,16 +109,5 @@ def _subjects(job: EvalJob, artifact: Artifact | None, data: Dataset) -> list[Su
         name = str(artifact.provenance.get("method", "policy"))
         if name in ("none", "prompt"):
             raise RecipeError(f"A policy cannot be called {name!r}: a baseline is. Rename it.")
-        subjects += [("random", _randomised(artifact.policy), ""), (name, artifact.policy, "")]
+        subjects += [("random", randomised(artifact.policy), ""), (name, artifact.policy, "")]
     return subjects
-
-
-def _randomised(policy: Policy) -> Policy:
-    """The same policy, each vector turned into a random direction of its own length."""
-    return replace(
-        policy,
-        steerers={
-            name: replace(s, synthesizer=RandomDirection(inner=s.synthesizer))
-            for name, s in policy.steerers.items()
-        },
-    )

@@ -1,21 +1,32 @@
 """`steersman fit` and `steersman import l2s`."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steersman.backends.hf import HFModel
-from steersman.cli.console import print_json, say, stages
+from steersman.cli.console import err, print_json, say, stages
 from steersman.cli.shared import VERSION, open_data, open_model
 from steersman.core.errors import DataError, RecipeError, nearest
-from steersman.core.io import refuse_other, save_artifact
+from steersman.core.io import Artifact, refuse_other, save_artifact
 from steersman.core.recipe import Recipe, read_recipe
-from steersman.core.steerer import Method
-from steersman.core.tree import Plain
-from steersman.data.rows import Dataset, check_behaviours
+from steersman.core.tree import Plain, encode
+from steersman.core.types import ModelSpec
+from steersman.data.rows import Dataset
+from steersman.evals.choose import Choice
+from steersman.experiments.fitting import Fitter
 from steersman.experiments.ladder import METRICS, Ladder, Note, Splits
-from steersman.methods.contrast import ContrastRule
-from steersman.methods.fit import fit_policy, with_metrics
+from steersman.experiments.memo import MemoModel
+from steersman.experiments.tuning import Tuner
+from steersman.methods.fit import (
+    artifact,
+    check_rows,
+    fit_policy,
+    refuse_requests,
+    teachers,
+    with_metrics,
+)
 from steersman.methods.importers import PRESETS, import_l2s, preset
 from steersman.methods.l2s import L2S
 
@@ -25,12 +36,12 @@ class FitJob:
     """What was asked for on the command line."""
 
     recipe: str
-    data: str
+    data: tuple[str, ...]
     out: Path
     model: str
     split: str | None
     overrides: tuple[str, ...]
-    calibration: str | None
+    calibration: tuple[str, ...]
     device: str
     dtype: str
 
@@ -40,29 +51,34 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
     read = preset if job.recipe in PRESETS else read_recipe
     plan = read(job.recipe, job.overrides)
     refuse_other(job.out)
-    rows = open_data(job.data, job.split)
-    rule = contrasts_of(plan.method)
-    if rule is not None:
-        check_behaviours(rows, rule.behaviours)
+    refuse_requests(plan)
+    rows = by_suite([open_data(source, job.split) for source in job.data])
+    check_rows(plan, rows)
+    _refuse_unused(plan, rows)
+    chosen_on = _calibration(plan, rows, job.calibration)
+    if plan.search and not chosen_on:
+        told = f"{plan.source}: [search] waits for --calibration; the recipe stays as written."
+        err.print(told, markup=False, highlight=False, soft_wrap=True)
     began = time.monotonic()
     with stages(quiet=as_json) as note:
         note("loading the model", 0.0)
         backend = open_model(job.model, device=job.device, dtype=job.dtype)
-        note(f"fitting {plan.name} on {len(rows.rows)} rows", 0.2)
-        if job.calibration is not None:
-            plan, scores = _chosen(backend, plan, rows, job.calibration, note)
+        note(f"fitting {plan.name} on {sum(map(len, rows.values()))} rows", 0.2)
+        if not chosen_on:
+            made = fit_policy(backend, plan, rows, VERSION)
+        elif plan.search:
+            made = _searched(backend, plan, rows, chosen_on, note)
         else:
-            scores = {}
-        artifact = with_metrics(fit_policy(backend, plan, rows, VERSION), scores)
+            made = _l2s(backend, plan, rows, chosen_on, note)
         note("saving", 0.95)
-        save_artifact(artifact, job.out)
+        save_artifact(made, job.out)
     said = {
         "policy": str(job.out),
-        "method": plan.method.part_name,
+        "method": made.provenance["method"],
         "steerer": plan.name,
-        "model": artifact.model.id,
-        "rows": artifact.provenance["num_rows"],
-        "content_hash": artifact.content_hash(),
+        "model": made.model.id,
+        "rows": made.provenance["num_rows"],
+        "content_hash": made.content_hash(),
         "seconds": round(time.monotonic() - began, 1),
     }
     if as_json:
@@ -73,68 +89,135 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
         say(f"  {name:12} {said[name]}")
 
 
-def _chosen(
-    model: HFModel, plan: Recipe, rows: Dataset, source: str, note: Note
-) -> tuple[Recipe, dict[str, Plain]]:
-    """The recipe with site, context and strength chosen on calibration rows, and how it scored."""
-    method = plan.method
-    if not isinstance(method, L2S):
+def by_suite(sets: Sequence[Dataset]) -> dict[str, Dataset]:
+    """Data sets by the suite that each names ("" where it names none).
+
+    Raises:
+        DataError: two are of one suite.
+    """
+    found: dict[str, Dataset] = {}
+    for data in sets:
+        suite = str(data.meta.get("suite", ""))
+        if suite in found:
+            raise DataError(
+                f"{found[suite].source} and {data.source} both name the suite {suite!r} in "
+                "dataset.json, so a recipe could not tell them apart. Give one, or rename one."
+            )
+        found[suite] = data
+    return found
+
+
+def _refuse_unused(plan: Recipe, rows: Mapping[str, Dataset]) -> None:
+    used = {data.hash for data in teachers(plan, rows).values()}
+    for data in rows.values():
+        if data.hash not in used:
+            raise RecipeError(
+                f"{data.source} teaches no steerer of {plan.source}. Leave it out, or name its "
+                "suite in the recipe's data."
+            )
+
+
+def _calibration(
+    plan: Recipe, rows: Mapping[str, Dataset], sources: Sequence[str]
+) -> dict[str, Dataset]:
+    """Calibration rows by suite, none of them fitted on or reported."""
+    if sources and not plan.search and not _is_l2s(plan):
         raise RecipeError(
-            f"--calibration chooses layers and strength for 'l2s', not for {method.part_name!r}. "
-            "Leave it out, or set the fields with --set."
+            f"--calibration chooses layers and strength for 'l2s' by itself; for {plan.name!r} "
+            "say in a [search] table of the recipe what to try, or leave --calibration out."
         )
-    calibration = open_data(source)
-    if calibration.hash == rows.hash:
-        raise DataError(f"{source} holds the rows to fit on. Choose on other rows.")
-    if calibration.meta.get("split") == "test":
+    sets = [open_data(source) for source in sources]
+    for data in sets:
+        if data.hash in {fit.hash for fit in rows.values()}:
+            raise DataError(f"{data.source} holds the rows to fit on. Choose on other rows.")
+        if data.meta.get("split") == "test":
+            raise DataError(
+                f"{data.source} is a test split. No tuning on the split that is reported: choose "
+                "on a calibration split."
+            )
+        suite = str(data.meta.get("suite", ""))
+        if suite not in METRICS:
+            raise DataError(
+                f"{data.source}: dataset.json names the suite {suite!r}, by which nothing can be "
+                f"chosen.{nearest(suite, METRICS)}"
+            )
+    return by_suite(sets)
+
+
+def _is_l2s(plan: Recipe) -> bool:
+    return len(plan.steerers) == 1 and isinstance(plan.method, L2S)
+
+
+def _searched(
+    model: HFModel,
+    plan: Recipe,
+    rows: Mapping[str, Dataset],
+    calibration: Mapping[str, Dataset],
+    note: Note,
+) -> Artifact:
+    """The policy of a recipe whose [search] was done."""
+    fitter = Fitter(MemoModel(model), rows)
+    found = Tuner(
+        model, fitter, calibration, note=lambda stage, done: note(stage, 0.2 + 0.7 * done)
+    ).tune(plan)
+    made = artifact(
+        found.recipe, found.fitted.policy, teachers(plan, rows), spec=model.spec,
+        records=found.fitted.records, version=VERSION,
+    )  # fmt: skip
+    made = replace(made, provenance={**made.provenance, **found.provenance})
+    return with_metrics(made, _scores(found.choices))
+
+
+def _l2s(
+    model: HFModel,
+    plan: Recipe,
+    rows: Mapping[str, Dataset],
+    calibration: Mapping[str, Dataset],
+    note: Note,
+) -> Artifact:
+    """L2S with site, context and strength chosen on calibration rows."""
+    method, (taught,) = plan.method, teachers(plan, rows).values()
+    assert isinstance(method, L2S)
+    if len(calibration) != 1:
         raise DataError(
-            f"{source} is a test split. No tuning on the split that is reported: choose on a "
-            "calibration split."
+            f"{len(calibration)} calibration sets were given for one data set. Give one."
         )
-    suite = str(calibration.meta.get("suite", ""))
-    if suite not in METRICS:
-        raise DataError(
-            f"{source}: dataset.json names the suite {suite!r}, by which nothing can be chosen."
-            f"{nearest(suite, METRICS)}"
-        )
-    splits = Splits(rows, calibration, calibration)
+    ((suite, chosen_on),) = calibration.items()
     ladder = Ladder(
         model=model,
         base=method,
-        data=splits,
+        data=Splits(taught, chosen_on, chosen_on),
         metric=METRICS[suite],
         seed=method.net.seed,
         note=note,
     )
     steerer = ladder.tuned().steerer
     assert steerer is not None
-    chosen = replace(
-        method,
-        site=steerer.sites[0],
-        context=steerer.synthesizer.reads[0],
-        strength=steerer.strength,
-    )
-    scores: dict[str, Plain] = {
+    found = plan
+    for path, value in (
+        ("site", steerer.sites[0]),
+        ("context", steerer.synthesizer.reads[0]),
+        ("strength", steerer.strength),
+    ):
+        found = found.override(_path(plan, path), encode(value, {}))
+    return with_metrics(fit_policy(model, found, rows, VERSION), _scores(ladder.choices))
+
+
+def _path(plan: Recipe, path: str) -> str:
+    several = "steerers" in plan.table
+    return f"steerers.{next(iter(plan.steerers))}.{path}" if several else path
+
+
+def _scores(choices: Mapping[str, Choice]) -> dict[str, Plain]:
+    return {
         f"calibration: {what}": f"{choice.best} ({choice.ranking[0][1].value:.3f})"
-        for what, choice in ladder.choices.items()
+        for what, choice in choices.items()
     }
-    return replace(plan, method=chosen), scores
-
-
-def contrasts_of(method: Method[object]) -> ContrastRule | None:
-    """The contrasts that a method learns from, where it has any."""
-    for name in ("contrasts", "method"):
-        value = vars(method).get(name)
-        if isinstance(value, ContrastRule):
-            return value
-        if isinstance(value, Method):
-            return contrasts_of(value)
-    return None
 
 
 def run_import(file: Path, preset_name: str, out: Path, model: str | None) -> None:
     """Converts a released net."""
-    spec = open_model(model).spec if model else None
+    spec: ModelSpec | None = open_model(model).spec if model else None
     artifact = import_l2s(file, preset_name, spec, VERSION)
     save_artifact(artifact, out)
     say(f"{out}  {file.name} as {preset_name}, for {artifact.model.id}")

@@ -1,5 +1,7 @@
 """A few columns per suite, for a terminal; the whole is in results.json and the report."""
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
@@ -23,11 +25,19 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("unusual", "accuracy"),
         ("all", "f1"),
     ),
-    "utility": (("all", "accuracy"),),
+    "utility": (("all", "accuracy"), ("all", "unchanged"), ("all", "unchanged_closed")),
     "utility-pope": (("all", "accuracy"),),
 }  # fmt: skip
 
-SHORT = {"refer": "Right referral", "asr": "Attack success", "correct": "Correct"}
+KINDS = tuple((kind, m) for kind in ("text", "image", "both") for m in ("correct", "asr"))
+"""The safety suite by the kind of threat."""
+SHORT = {
+    "refer": "Right referral",
+    "asr": "Attack success",
+    "correct": "Correct",
+    "unchanged": "Unchanged",
+    "unchanged_closed": "Unchanged, closed",
+}
 
 
 def summaries(results: Results) -> list[Table]:
@@ -35,9 +45,18 @@ def summaries(results: Results) -> list[Table]:
     return [_summary(results, str(suite)) for suite in results.unique("suite")]
 
 
-def _summary(results: Results, suite: str) -> Table:
+def by_kind(results: Results) -> list[Table]:
+    """The safety suite once more, by the kind of threat; nothing where it was not measured."""
+    mine = Results(results.select(suite="safety"))
+    return [_summary(results, "safety", KINDS)] if mine.rows else []
+
+
+def _summary(
+    results: Results, suite: str, wanted: Sequence[tuple[str, str]] | None = None
+) -> Table:
     mine = Results(results.select(suite=suite))
-    columns = COLUMNS.get(suite, tuple(("all", str(m)) for m in mine.unique("metric")[:4]))
+    columns = wanted or COLUMNS.get(suite, [("all", str(m)) for m in mine.unique("metric")[:4]])
+    columns = [c for c in columns if mine.select(split=c[0], metric=c[1])]
     n = max((row.n for row in mine.rows if row.split == "all"), default=0)
     table = Table(
         title=f"{title(suite, SUITES)} (n {n}, 95% intervals)", title_justify="left", box=SIMPLE

@@ -110,14 +110,14 @@ def all_answers(outcomes: Sequence[Outcome]) -> list[AnswerRecord]:
     return [a for o in outcomes for e in o.evaluations for a in e.answers]
 
 
-def seeds_of(text: str) -> list[int]:
+def seeds_of(text: str, option: str = "--seeds") -> list[int]:
     """Seeds from a comma-separated list; each once."""
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise RecipeError(f"--seeds is {text!r}; write numbers, like 3,4,5.") from error
+        raise RecipeError(f"{option} is {text!r}; write numbers, like 3,4,5.") from error
     if len(set(seeds)) < len(seeds):
-        raise RecipeError(f"--seeds is {text!r}; give every seed once.")
+        raise RecipeError(f"{option} is {text!r}; give every seed once.")
     return seeds
 
 

@@ -102,7 +102,7 @@ class Outcome:
         return Artifact(Policy(steerers={STEERER: steerer}), spec, made, version)
 
 
-def _silent(_stage: str, _share: float) -> None:
+def silent(_stage: str, _share: float) -> None:
     """Tells nobody."""
 
 
@@ -125,7 +125,7 @@ class Ladder:
     search: Search = Search()
     with_gate: bool = True
     cache: Path | None = None
-    note: Note = _silent
+    note: Note = silent
     choices: dict[str, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class Ladder:
             seed=self.seed,
             batch_size=ASKED_AT_ONCE,
             cache=self.cache and self.cache / "answers.jsonl",
-            key=_key(self.model.spec, policy or None),
+            key=answers_key(self.model.spec, policy or None),
         )
 
     def tuned(self) -> Subject:
@@ -277,7 +277,8 @@ class Ladder:
         return by_label[choice.best]
 
 
-def _key(spec: ModelSpec, policy: Policy | None) -> str:
+def answers_key(spec: ModelSpec, policy: Policy | None) -> str:
+    """Names model and policy by their content, for a cache of answers."""
     parts = [
         spec.id,
         version("steersman"),

@@ -121,7 +121,8 @@ def contrast_states(
                 sides[site][0].append(both[site][: len(part)])
                 sides[site][1].append(both[site][len(part) :])
     if not order:
-        return {site: (torch.zeros(0, model.spec.d_model),) * 2 for site in sites}
+        nothing = torch.zeros(0, model.spec.d_model)
+        return dict.fromkeys(sites, (nothing, nothing))
     back = torch.tensor(order).argsort()
     return {site: (torch.cat(p)[back], torch.cat(n)[back]) for site, (p, n) in sides.items()}
 

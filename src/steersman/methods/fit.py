@@ -1,45 +1,165 @@
 """From a recipe and data to an artifact."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from steersman.core.errors import RecipeError
+from steersman.core.errors import RecipeError, nearest
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.io import Artifact
 from steersman.core.recipe import Recipe
 from steersman.core.roles import Model
-from steersman.core.steerer import Policy, RequestMethod
+from steersman.core.steerer import Method, Policy, RequestMethod
 from steersman.core.tree import Plain
-from steersman.data.rows import Dataset
+from steersman.core.types import ModelSpec
+from steersman.data.rows import Dataset, check_behaviours
+from steersman.methods.contrast import ContrastRule
+
+Records = Sequence[dict[str, Plain]]
+"""What one fit told."""
+BETWEEN = "+"
+"""Joins the hashes of several data sets in the provenance."""
 
 
-def fit_policy(model: Model, recipe: Recipe, data: Dataset, version: str = "") -> Artifact:
-    """Fits the recipe's method on `data` and wraps the steerer into a policy.
+def fit_policy(
+    model: Model,
+    recipe: Recipe,
+    data: Dataset | Mapping[str, Dataset],
+    version: str = "",
+    *,
+    log: FitLog = NO_LOG,
+) -> Artifact:
+    """Fits every steerer of the recipe and wraps them into a policy.
+
+    Args:
+        data: the rows to learn from; several data sets by the name of their suite.
+        log: is told what the artifact keeps under `fit`, too.
 
     Raises:
-        RecipeError: the method needs the labels of every request, so it cannot be deployed.
+        RecipeError: a method needs the labels of every request, so it cannot be deployed; or a
+            steerer's data set is not there.
     """
-    if isinstance(recipe.method, RequestMethod):
-        raise RecipeError(
-            f"{recipe.method.part_name!r} takes a vector from every request: it is for "
-            "evaluation and cannot be saved as a policy. Fit 'l2s' or 'mean' instead."
-        )
-    steerer = recipe.method.fit(model, data)
-    policy = Policy(steerers={recipe.name: steerer}, max_relative_norm=recipe.max_relative_norm)
-    made = {**provenance(recipe.method.part_name, data), "recipe": recipe.table}
-    return Artifact(policy, model.spec, made, version)
+    refuse_requests(recipe)
+    taught = teachers(recipe, data)
+    steerers, records = {}, {}
+    for name, plan in recipe.steerers.items():
+        own = FitLog()
+        steerers[name] = plan.method.fit(model, taught[name], own)
+        records[name] = own.records
+        for record in own.records:
+            log.add(**record)
+    policy = Policy(steerers=steerers, max_relative_norm=recipe.max_relative_norm)
+    return artifact(recipe, policy, taught, spec=model.spec, records=records, version=version)
 
 
-def provenance(method: str, data: Dataset) -> dict[str, Plain]:
+def artifact(
+    recipe: Recipe,
+    policy: Policy,
+    taught: Mapping[str, Dataset],
+    *,
+    spec: ModelSpec,
+    records: Mapping[str, Records],
+    version: str,
+) -> Artifact:
+    """A fitted policy with where it comes from.
+
+    Args:
+        taught: by steerer, the rows that it learned from.
+        records: by steerer, what its fit told; kept as one list where there is one steerer.
+    """
+    made = provenance(method_name(recipe), *taught.values())
+    single = next(iter(records.values())) if len(records) == 1 else None
+    told: Plain = {name: list(own) for name, own in records.items()}
+    kept = {"recipe": recipe.table, "fit": told if single is None else list(single)}
+    return Artifact(policy, spec, {**made, **kept}, version)
+
+
+def method_name(recipe: Recipe) -> str:
+    """How the provenance calls what was fitted: the method, or the recipe of several."""
+    return recipe.method.part_name if len(recipe.steerers) == 1 else recipe.name
+
+
+def refuse_requests(recipe: Recipe) -> None:
+    """Refuses methods whose vectors come with the requests.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    for plan in recipe.steerers.values():
+        if isinstance(plan.method, RequestMethod):
+            raise RecipeError(
+                f"{plan.method.part_name!r} takes a vector from every request: it is for "
+                "evaluation and cannot be saved as a policy. Fit 'l2s' or 'mean' instead."
+            )
+
+
+def teachers(recipe: Recipe, data: Dataset | Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """By steerer, the rows that it learns from.
+
+    Raises:
+        RecipeError: it names a suite that is not there, or names none where there are several.
+    """
+    sets = {_suite(data): data} if isinstance(data, Dataset) else dict(data)
+    found = {}
+    for name, plan in recipe.steerers.items():
+        if plan.data is not None and plan.data not in sets:
+            raise RecipeError(
+                f"{recipe.source}: the steerer {name!r} is taught by the suite {plan.data!r}, and "
+                f"no such data set was given.{nearest(plan.data, filter(None, sets))}"
+            )
+        if plan.data is None and len(sets) != 1:
+            raise RecipeError(
+                f"{recipe.source}: which data set teaches the steerer {name!r}? There are "
+                f'{", ".join(sorted(sets))}. Write data = "{min(sets)}", for example.'
+            )
+        found[name] = sets[plan.data] if plan.data is not None else next(iter(sets.values()))
+    return found
+
+
+def check_rows(recipe: Recipe, data: Dataset | Mapping[str, Dataset]) -> None:
+    """Refuses rows that a steerer could not learn from, before any model is there.
+
+    Raises:
+        RecipeError: a data set is missing.
+        DataError: rows have a behaviour that the recipe has no contrast for.
+    """
+    for name, rows in teachers(recipe, data).items():
+        rule = contrasts_of(recipe.steerers[name].method)
+        if rule is not None:
+            check_behaviours(rows, rule.behaviours)
+
+
+def contrasts_of(method: Method[object]) -> ContrastRule | None:
+    """The contrasts that a method learns from, where it has any."""
+    for name in ("contrasts", "method"):
+        value = vars(method).get(name)
+        if isinstance(value, ContrastRule):
+            return value
+        if isinstance(value, Method):
+            return contrasts_of(value)
+    return None
+
+
+def provenance(method: str, *data: Dataset) -> dict[str, Plain]:
     """Where a policy comes from: its method and the rows it was fitted on."""
+    sets = {rows.hash: rows for rows in data}
     return {
         "method": method,
-        "data_hash": data.hash,
-        "data_source": data.source,
-        "num_rows": len(data.rows),
+        "data_hash": BETWEEN.join(sets),
+        "data_source": f" {BETWEEN} ".join(rows.source for rows in sets.values()),
+        "num_rows": sum(len(rows) for rows in sets.values()),
         "metrics": {},
     }
+
+
+def fitted_on(made: Mapping[str, Plain], data: Dataset) -> bool:
+    """Whether a policy of this provenance was fitted on these rows."""
+    return data.hash in str(made.get("data_hash", "")).split(BETWEEN)
 
 
 def with_metrics(artifact: Artifact, metrics: Mapping[str, Plain]) -> Artifact:
     """The same artifact with figures about it."""
     return replace(artifact, provenance={**artifact.provenance, "metrics": dict(metrics)})
+
+
+def _suite(data: Dataset) -> str:
+    return str(data.meta.get("suite", ""))
