@@ -24,7 +24,7 @@ def test_one_method_is_one_steerer_of_its_name():
     recipe = parse_recipe(f'name = "calm"\ndata = "safety"\n{ONE}', "r.toml")
     assert recipe.name == "calm" and list(recipe.steerers) == ["calm"]
     assert recipe.method is recipe.steerers["calm"].method
-    assert recipe.steerers["calm"].data == "safety"
+    assert recipe.steerers["calm"].data == ("safety",)
     assert list(parse_recipe(ONE, "r.toml").steerers) == ["mean"]
 
 
@@ -32,7 +32,7 @@ def test_several_steerers_keep_their_order_and_their_data():
     recipe = parse_recipe(TWO, "r.toml")
     assert recipe.name == "both" and recipe.max_relative_norm == 2
     assert list(recipe.steerers) == ["safety", "object"]
-    assert [s.data for s in recipe.steerers.values()] == ["safety", None]
+    assert [s.data for s in recipe.steerers.values()] == [("safety",), ()]
     assert parse_recipe(TWO.replace('name = "both"', ""), "r").name == "safety+object"
     with pytest.raises(RecipeError, match=r"r.toml has the steerers safety, object"):
         _ = recipe.method
@@ -77,12 +77,24 @@ def test_a_search_holds_paths_in_the_order_written(written):
         ("[steerers]", r"write \[steerers.safety\]"),
         ("[steerers]\na = 3", "steerers.a: a table is needed, not 3"),
         ("[steerers.a]\nsite = {}", "r.toml: steerers.a: which method"),
-        ("[steerers.a]\nmethod = 'mean'\ndata = 3", "steerers.a.data: 3 is a int"),
+        ("[steerers.a]\nmethod = 'mean'\ndata = 3", "steerers.a.data: the name of a suite, or a list.*not 3"),
         ("[steerers.a]\nmethod = 'men'", "steerers.a: There is no method.*Did you mean 'mean'"),
         ("[steerers.'a.b']\nmethod = 'mean'", "steerers.a.b"),
-        (f"data = 3\n{ONE}", "data: 3 is a int"),
+        (f"data = 3\n{ONE}", "data: the name of a suite, or a list"),
     ],
 )
 def test_what_cannot_be_read_is_told(text, says):
     with pytest.raises(RecipeError, match=f"(?s){says}"):
         parse_recipe(text, "r.toml")
+
+
+def test_several_suites_may_teach_one_steerer():
+    recipe = parse_recipe(f'data = ["safety", "utility"]\n{ONE}', "r.toml")
+    assert recipe.steerers["mean"].data == ("safety", "utility")
+
+
+def test_what_is_held_out_while_searching_is_named_by_suite():
+    recipe = parse_recipe(f'{ONE}\n[hold_out]\nsafety = "object"', "r.toml")
+    assert recipe.hold_out == {"safety": "object"}
+    with pytest.raises(RecipeError, match="hold_out.safety: 3 is a int"):
+        parse_recipe(f"{ONE}\n[hold_out]\nsafety = 3", "r.toml")

@@ -39,7 +39,7 @@ from steersman.experiments.compare import (
     is_oracle,
     shown_as,
 )
-from steersman.experiments.ladder import METRICS, Note
+from steersman.experiments.ladder import EVERYWHERE, METRICS, Note
 from steersman.world.write import write_world
 
 RESULTS, ANSWERS, REPORT, POLICIES = "results.json", "answers.jsonl", "report.html", "policies"
@@ -144,7 +144,8 @@ def _benches(job: CompareJob, seed: int) -> dict[str, Bench]:
                 "every suite once."
             )
         found[suite] = Bench(test)
-        if suite in METRICS:
+        measured_only = suite in EVERYWHERE and not (folder / "fit").is_dir()
+        if suite in METRICS and not measured_only:
             fit = open_data(str(folder / "fit"))
             calibration = open_data(str(folder / "calibration"), limit=job.limit)
             for rows in (fit, calibration):

@@ -27,7 +27,7 @@ from steersman.world.write import write_world
 FULL = Sizes(
     safety=SplitSizes(1080, 180, 450),
     pope=SplitSizes(960, 160, 800),
-    utility=SplitSizes(80, 80, 240),
+    utility=SplitSizes(240, 80, 240),
 )
 QUICK = Sizes(
     safety=SplitSizes(270, 36, 54), pope=SplitSizes(160, 32, 64), utility=SplitSizes(16, 16, 32)

@@ -20,6 +20,7 @@ from steersman.experiments.ladder import METRICS, Ladder, Note, Splits
 from steersman.experiments.memo import MemoModel
 from steersman.experiments.tuning import Tuner
 from steersman.methods.fit import (
+    BETWEEN,
     artifact,
     check_rows,
     fit_policy,
@@ -108,7 +109,7 @@ def by_suite(sets: Sequence[Dataset]) -> dict[str, Dataset]:
 
 
 def _refuse_unused(plan: Recipe, rows: Mapping[str, Dataset]) -> None:
-    used = {data.hash for data in teachers(plan, rows).values()}
+    used = {one for data in teachers(plan, rows).values() for one in data.hash.split(BETWEEN)}
     for data in rows.values():
         if data.hash not in used:
             raise RecipeError(

@@ -2,7 +2,7 @@
 
 method = "l2s"                 # which method; the other keys are its fields
 name = "safety"                # what the steerer is called in the policy (default: the method)
-data = "safety"                # suite that teaches it (default: the only data set given)
+data = "safety"                # suite that teaches it, or a list (default: the only data set given)
 max_relative_norm = 2.0        # the policy's cap (optional)
 
 [search]                       # what is tried on calibration rows, one path after the other
@@ -46,11 +46,11 @@ class SteererRecipe:
     """How one steerer of a policy is learned.
 
     Attributes:
-        data: name of the suite whose rows teach it; None is the only data set given.
+        data: names of the suites whose rows teach it; empty is the only data set given.
     """
 
     method: Method[object]
-    data: str | None = None
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,10 @@ def _steerer(decoder: Decoder, table: Plain, path: str) -> SteererRecipe:
     if not isinstance(table, dict):
         decoder.fail(path, f"a table is needed, not {table!r}.")
     fields = dict(table)
-    data = decoder.decode(str | None, fields.pop("data", None), f"{path}.data".lstrip("."))
+    named, where = fields.pop("data", []), f"{path}.data".lstrip(".")
+    if not isinstance(named, str | list):
+        decoder.fail(where, f"the name of a suite, or a list of names, is needed, not {named!r}.")
+    data = decoder.decode(tuple[str, ...], [named] if isinstance(named, str) else named, where)
     if "part" not in fields:
         if not isinstance(fields.get("method"), str):
             where = f"{path}: " if path else ""
@@ -190,7 +193,7 @@ def _steerer(decoder: Decoder, table: Plain, path: str) -> SteererRecipe:
             )
         fields = {"part": fields.pop("method"), **fields}
     method = decoder.decode(Method, fields, path)
-    assert isinstance(method, Method) and (data is None or isinstance(data, str))
+    assert isinstance(method, Method) and isinstance(data, tuple)
     return SteererRecipe(method, data)
 
 

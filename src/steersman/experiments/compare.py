@@ -23,7 +23,7 @@ from steersman.evals.records import AnswerRecord, Result, Results
 from steersman.evals.run import Evaluation
 from steersman.evals.suites import suite_for
 from steersman.experiments.fitting import Fitter, check_layers
-from steersman.experiments.ladder import METRICS, Note, silent
+from steersman.experiments.ladder import EVERYWHERE, METRICS, Note, silent
 from steersman.experiments.memo import MemoModel
 from steersman.experiments.tuning import (
     Tuned,
@@ -158,14 +158,15 @@ class Comparison:
         own = suites_of(recipe, self._fit)
         if is_oracle(recipe):
             return own
-        return tuple(s for s in self.suites if self.all_suites or s in own or s not in METRICS)
+        common = (s for s in self.suites if s in EVERYWHERE or s not in METRICS)
+        return tuple(self.suites) if self.all_suites else tuple(dict.fromkeys((*own, *common)))
 
     def _control(self, tuned: Mapping[str, Tuned]) -> None:
         """The random control on every suite."""
         fair = [r for r in self.recipes if not is_oracle(r)]
         for suite, bench in self.suites.items():
             own = [r for r in fair if suite in suites_of(r, self._fit)]
-            if not (own or fair) or (suite in METRICS and not own):
+            if not (own or fair) or (suite not in EVERYWHERE and suite in METRICS and not own):
                 continue
             self.note(f"random on {suite}", 1.0)
             policy = tuned[(own or fair)[0].name].fitted.policy

@@ -34,8 +34,14 @@ from steersman.selectors.layers import FractionalDepth
 
 STEERER = "steerer"
 ASKED_AT_ONCE = 512  # between two writes of the cache; the backend batches as it likes
-METRICS = {"safety": ("safety", "all", "correct"), "pope": ("pope", "all", "accuracy")}
+METRICS = {
+    "safety": ("safety", "all", "correct"),
+    "pope": ("pope", "all", "accuracy"),
+    "utility": ("utility", "all", "accuracy"),
+}
 """By suite, the figure that choices are made by."""
+EVERYWHERE = ("utility",)
+"""Suites on which every policy is measured, whatever taught it."""
 
 T = TypeVar("T")
 Note = Callable[[str, float], None]

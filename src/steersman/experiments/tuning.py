@@ -21,7 +21,14 @@ from steersman.evals.choose import Choice, choose
 from steersman.evals.records import Result, Results
 from steersman.evals.run import Evaluation, evaluate
 from steersman.experiments.fitting import Fitted, Fitter, strength_of, strength_path
-from steersman.experiments.ladder import ASKED_AT_ONCE, METRICS, Note, answers_key, silent
+from steersman.experiments.ladder import (
+    ASKED_AT_ONCE,
+    EVERYWHERE,
+    METRICS,
+    Note,
+    answers_key,
+    silent,
+)
 from steersman.experiments.novel import Fold, folds
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -171,20 +178,21 @@ def suites_of(recipe: Recipe, known: Mapping[str, object]) -> tuple[str, ...]:
     Raises:
         RecipeError: one is missing, or nothing can be chosen by it.
     """
-    found = []
+    found: list[str] = []
+    teaching = [suite for suite in known if suite not in EVERYWHERE]
     for name, plan in recipe.steerers.items():
-        suite = plan.data or (next(iter(known)) if len(known) == 1 else None)
-        if suite is None or suite not in known:
-            raise RecipeError(
-                f"{recipe.source}: no rows to choose on for the steerer {name!r}, which is taught "
-                f"by the suite {suite!r}.{nearest(str(suite), known)}"
-            )
-        if suite not in METRICS:
-            raise RecipeError(
-                f"{recipe.source}: nothing can be chosen by the suite {suite!r}."
-                f"{nearest(suite, METRICS)}"
-            )
-        found.append(suite)
+        for suite in plan.data or teaching:
+            if suite not in known or (not plan.data and len(teaching) > 1):
+                raise RecipeError(
+                    f"{recipe.source}: no rows to choose on for the steerer {name!r}, which is "
+                    f"taught by the suite {suite!r}.{nearest(str(suite), known)}"
+                )
+            if suite not in METRICS:
+                raise RecipeError(
+                    f"{recipe.source}: nothing can be chosen by the suite {suite!r}."
+                    f"{nearest(suite, METRICS)}"
+                )
+            found.append(suite)
     return tuple(dict.fromkeys(found))
 
 

@@ -11,7 +11,7 @@ from steersman.core.roles import Model
 from steersman.core.steerer import Method, Policy, RequestMethod
 from steersman.core.tree import Plain
 from steersman.core.types import ModelSpec
-from steersman.data.rows import Dataset, check_behaviours
+from steersman.data.rows import LEAVE_ALONE, Dataset, check_behaviours
 from steersman.methods.contrast import ContrastRule
 
 Records = Sequence[dict[str, Plain]]
@@ -101,18 +101,34 @@ def teachers(recipe: Recipe, data: Dataset | Mapping[str, Dataset]) -> dict[str,
     sets = {_suite(data): data} if isinstance(data, Dataset) else dict(data)
     found = {}
     for name, plan in recipe.steerers.items():
-        if plan.data is not None and plan.data not in sets:
-            raise RecipeError(
-                f"{recipe.source}: the steerer {name!r} is taught by the suite {plan.data!r}, and "
-                f"no such data set was given.{nearest(plan.data, filter(None, sets))}"
-            )
-        if plan.data is None and len(sets) != 1:
+        for suite in plan.data:
+            if suite not in sets:
+                raise RecipeError(
+                    f"{recipe.source}: the steerer {name!r} is taught by the suite {suite!r}, and "
+                    f"no such data set was given.{nearest(suite, filter(None, sets))}"
+                )
+        teaching = [suite for suite, rows in sets.items() if len(sets) == 1 or _teaches(rows)]
+        if not plan.data and len(teaching) != 1:
             raise RecipeError(
                 f"{recipe.source}: which data set teaches the steerer {name!r}? There are "
                 f'{", ".join(sorted(sets))}. Write data = "{min(sets)}", for example.'
             )
-        found[name] = sets[plan.data] if plan.data is not None else next(iter(sets.values()))
+        found[name] = joined([sets[suite] for suite in plan.data or teaching])
     return found
+
+
+def _teaches(data: Dataset) -> bool:
+    """Whether there is anything to steer in it; rows to be left alone only help others."""
+    return any(row.behaviour != LEAVE_ALONE for row in data.rows)
+
+
+def joined(sets: Sequence[Dataset]) -> Dataset:
+    """All rows of several data sets as one."""
+    if len(sets) == 1:
+        return sets[0]
+    rows = tuple(row for data in sets for row in data.rows)
+    source = f" {BETWEEN} ".join(data.source for data in sets)
+    return Dataset(rows, {}, BETWEEN.join(data.hash for data in sets), source)
 
 
 def check_rows(recipe: Recipe, data: Dataset | Mapping[str, Dataset]) -> None:
@@ -142,9 +158,10 @@ def contrasts_of(method: Method[object]) -> ContrastRule | None:
 def provenance(method: str, *data: Dataset) -> dict[str, Plain]:
     """Where a policy comes from: its method and the rows it was fitted on."""
     sets = {rows.hash: rows for rows in data}
+    hashes = dict.fromkeys(one for joined in sets for one in joined.split(BETWEEN))
     return {
         "method": method,
-        "data_hash": BETWEEN.join(sets),
+        "data_hash": BETWEEN.join(hashes),
         "data_source": f" {BETWEEN} ".join(rows.source for rows in sets.values()),
         "num_rows": sum(len(rows) for rows in sets.values()),
         "metrics": {},
