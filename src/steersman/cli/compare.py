@@ -13,14 +13,14 @@ from PIL import Image
 from steersman.backends.hf import HFModel
 from steersman.cli.console import err, print_json, say, stages
 from steersman.cli.console import out as console
-from steersman.cli.demo import FULL
 from steersman.cli.eval import refuse_foreign
+from steersman.cli.recipes import read_recipes
 from steersman.cli.shared import VERSION, open_data, open_model
 from steersman.cli.summary import by_kind, summaries
-from steersman.cli.world import seeds_of
+from steersman.cli.world import FULL, seeds_of
 from steersman.core.errors import ArtifactError, DataError, RecipeError, nearest
 from steersman.core.io import load_artifact, save_artifact
-from steersman.core.recipe import Recipe, read_recipe
+from steersman.core.recipe import Recipe
 from steersman.data.load import load as load_data
 from steersman.data.rows import Dataset
 from steersman.evals.choose import Choice
@@ -68,7 +68,7 @@ class CompareJob:
 
 def run_compare(job: CompareJob, *, as_json: bool) -> None:
     """Compares, and writes results, answers, policies, tables and the report."""
-    recipes = read_recipes(job.recipes)
+    recipes = read_recipes(job.recipes, bundled=job.world is not None)
     seeds = _seeds(job)
     refuse_foreign(job.out / RESULTS)
     benches = _benches(job, seeds[0])
@@ -98,21 +98,6 @@ def run_compare(job: CompareJob, *, as_json: bool) -> None:
 def run_render(out: Path, *, as_json: bool) -> None:
     """Prints and draws the results of an earlier comparison."""
     finish(out, as_json=as_json)
-
-
-def read_recipes(paths: Sequence[Path]) -> list[Recipe]:
-    """The recipes in files, and in the TOML files of folders in the order of their names.
-
-    Raises:
-        RecipeError: one cannot be read, or a folder has none.
-    """
-    found: list[Recipe] = []
-    for path in paths:
-        files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
-        if not files:
-            raise RecipeError(f"{path} holds no recipe. Give a TOML file, or a folder of them.")
-        found += [read_recipe(file) for file in files]
-    return found
 
 
 def _seeds(job: CompareJob) -> list[int]:

@@ -3,40 +3,49 @@
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from PIL import Image
 
+from steersman.backends.hf import HFModel
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, say, stages
+from steersman.cli.recipes import read_recipes
 from steersman.cli.shared import VERSION, open_model
 from steersman.cli.summary import summaries
-from steersman.cli.world import POLICIES, all_answers, merged, spec_hashes, world_ladder
+from steersman.cli.world import (
+    FULL,
+    POLICIES,
+    QUICK,
+    all_answers,
+    merged,
+    spec_hashes,
+    world_ladder,
+    world_splits,
+)
 from steersman.core.io import save_artifact
+from steersman.core.recipe import Recipe
+from steersman.core.tree import Plain
 from steersman.data.load import load as load_data
-from steersman.evals.records import Results, save_answers
+from steersman.evals.choose import Choice
+from steersman.evals.fit_records import Entry, of_provenance
+from steersman.evals.records import AnswerRecord, Results, save_answers
 from steersman.evals.report import render
-from steersman.experiments.ladder import Outcome, Search
+from steersman.experiments.compare import Bench, Compared, Comparison
+from steersman.experiments.ladder import Note, Outcome, Search
 from steersman.methods.fit import with_metrics
 from steersman.selectors.layers import FractionalDepth
-from steersman.world.rows import Sizes, SplitSizes
 from steersman.world.write import write_world
 
-FULL = Sizes(
-    safety=SplitSizes(1080, 180, 450),
-    pope=SplitSizes(960, 160, 800),
-    utility=SplitSizes(240, 80, 240),
-)
-QUICK = Sizes(
-    safety=SplitSizes(270, 36, 54), pope=SplitSizes(160, 32, 64), utility=SplitSizes(16, 16, 32)
-)
 SEARCH = Search(
     sites=FractionalDepth(start=0.6, stop=1.0),
     contexts=FractionalDepth(start=0.6, stop=1.0),
     strengths=(0.5, 0.75, 1.0),
 )
+SYSTEMS = ("autosteer", "finesteer")
 NOTE = (
     "The model and its world are synthetic and small: words trained to be causes make steering "
     "possible by design. These figures prove that the code works, and how methods compare here. "
@@ -55,6 +64,9 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
         model = open_model("bundled", batch_size=128)
         outcomes = world_ladder(model, data, seed=0, note=note, search=SEARCH, cache=out / "cache")
         results = merged(list(outcomes.values()))
+        compared = _systems(model, data, outcomes["safety"], out / "cache", note)
+        results = results.merge(compared.results)
+        answers = [*all_answers(list(outcomes.values())), *compared.answers]
         hashes = spec_hashes(model.spec)
         for suite, outcome in outcomes.items():
             artifact = outcome.artifact("l2s", model.spec, VERSION)
@@ -62,10 +74,16 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
             save_artifact(artifact, out / "policies" / POLICIES[suite])
             hashes[f"policy {POLICIES[suite]}"] = artifact.content_hash()
             hashes[f"data {suite}"] = outcome.fit.hash
+        fits: dict[str, Sequence[Entry]] = {}
+        for name in SYSTEMS:
+            artifact = compared.artifact(name, model.spec, VERSION)
+            save_artifact(artifact, out / "policies" / name)
+            hashes[f"policy {name}"] = artifact.content_hash()
+            fits[name] = next(iter(of_provenance(artifact.provenance).values()))
         results.save(out / "results.json")
-        save_answers(all_answers(list(outcomes.values())), out / "answers.jsonl")
+        save_answers(answers, out / "answers.jsonl")
         note("rendering the report", 0.99)
-        page = _report(out, results, outcomes, hashes)
+        page = _report(out, results, answers, _choices(outcomes, compared), hashes, fits)
     if as_json:
         print_json(json.loads((out / "results.json").read_text("utf-8")))
         return
@@ -93,20 +111,53 @@ def _images(data: Path) -> dict[tuple[str, str], Image.Image]:
     return found
 
 
-def _report(
-    out: Path, results: Results, outcomes: Mapping[str, Outcome], hashes: Mapping[str, str]
-) -> Path:
-    """The page: figures, plots, a gallery, commands and hashes."""
-    choices = {
+def _systems(model: HFModel, data: Path, ladder: Outcome, cache: Path, note: Note) -> Compared:
+    """AutoSteer and FineSteer beside the ladder of the safety suite, on the same rows."""
+    recipes = read_recipes([Path(name) for name in SYSTEMS])
+    splits = world_splits(data, "safety")
+    suites = {
+        "safety": Bench(splits.test, splits.fit, splits.calibration),
+        "utility": Bench(load_data(data / "utility" / "test")),
+    }
+    short = [replace(r, search=_only_strengths(r)) for r in recipes]
+    return Comparison(
+        model, short, suites, cache=cache / "systems", note=note, given=ladder.evaluations
+    ).run()
+
+
+def _only_strengths(recipe: Recipe) -> dict[str, tuple[Plain, ...]]:
+    """What a search may try without fitting again, to be quick."""
+    return {path: v for path, v in recipe.search.items() if path.endswith("strength")}
+
+
+def _choices(outcomes: Mapping[str, Outcome], compared: Compared) -> dict[str, Choice]:
+    ladders = {
         f"{suite}: {what}": choice
         for suite, outcome in outcomes.items()
         for what, choice in outcome.choices.items()
     }
+    searched = {
+        f"{name}: {path}": choice
+        for name, tuned in compared.tuned.items()
+        for path, choice in tuned.choices.items()
+    }
+    return ladders | searched
+
+
+def _report(
+    out: Path,
+    results: Results,
+    answers: Sequence[AnswerRecord],
+    choices: Mapping[str, Choice],
+    hashes: Mapping[str, str],
+    fits: Mapping[str, Sequence[Entry]],
+) -> Path:
+    """The page: figures, plots, a gallery, commands and hashes."""
     return render(
         results,
-        all_answers(list(outcomes.values())),
+        answers,
         out=out / "report.html",
-        title="Steering a small vision-language model with L2S",
+        title="Steering a small vision-language model",
         images=_images(out / "world"),
         commands=COMMANDS,
         hashes=hashes,
@@ -115,6 +166,7 @@ def _report(
             **{name: version(name) for name in ("torch", "transformers")},
         },
         choices=choices,
+        fits=fits,
         note=NOTE,
     )  # fmt: skip
 

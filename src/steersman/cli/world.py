@@ -22,12 +22,21 @@ from steersman.evals.table import table
 from steersman.experiments.ladder import METRICS, Ladder, Note, Outcome, Search, Splits
 from steersman.experiments.rungs import rungs
 from steersman.methods.l2s import L2S
-from steersman.world.rows import Sizes
+from steersman.world.rows import Sizes, SplitSizes
 from steersman.world.train import train
 from steersman.world.write import write_world
 
 RECIPES = {"safety": "safety.toml", "pope": "hallucination.toml"}
 POLICIES = {"safety": "safety", "pope": "hallucination"}
+
+FULL = Sizes(
+    safety=SplitSizes(1080, 180, 450),
+    pope=SplitSizes(960, 160, 800),
+    utility=SplitSizes(240, 80, 240),
+)
+QUICK = Sizes(
+    safety=SplitSizes(270, 36, 54), pope=SplitSizes(160, 32, 64), utility=SplitSizes(16, 16, 32)
+)
 
 
 def run_train(out: Path, seed: int) -> None:

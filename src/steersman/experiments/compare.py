@@ -1,8 +1,8 @@
 """Recipes side by side: each fitted, searched on calibration rows, and measured once on test rows.
 
 Beside them stand the unsteered model, the data set's prompt sentence, and a random control: for
-every suite, the policy of the first recipe that the suite teaches (for other suites, of the first
-recipe at all), each vector turned into a random direction of its own length.
+every suite, the policy of the first recipe without a gate that the suite teaches (for other suites,
+of the first one at all), each vector turned into a random direction of its own length.
 """
 
 import re
@@ -33,6 +33,7 @@ from steersman.experiments.tuning import (
     held_out,
     suites_of,
 )
+from steersman.gates.always import AlwaysOpen
 from steersman.methods.fit import artifact, check_rows, teachers, with_metrics
 from steersman.synthesizers.random_direction import RandomDirection
 
@@ -102,6 +103,7 @@ class Comparison:
         cache: folder for answers, so that a killed run continues.
         all_suites: measure a recipe on suites that did not teach it, too.
         note: told what is being done, and the share of this seed that is behind it.
+        given: controls that were measured on the same test rows elsewhere, and are not again.
     """
 
     backend: Backend
@@ -111,6 +113,7 @@ class Comparison:
     cache: Path | None = None
     all_suites: bool = False
     note: Note = silent
+    given: Sequence[Evaluation] = ()
     _made: list[Evaluation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -123,9 +126,9 @@ class Comparison:
         self._made.clear()
         for suite, bench in self.suites.items():
             self.note(f"unsteered on {suite}", 0.0)
-            self._plain[suite] = self._baseline(UNSTEERED, bench.test)
+            self._plain[suite] = self._baseline(UNSTEERED, suite)
             if prompt := str(bench.test.meta.get("prompt_baseline", "")):
-                self._baseline(PROMPT, bench.test, prefix=prompt)
+                self._baseline(PROMPT, suite, prefix=prompt)
         fitter = Fitter(MemoModel(self.backend), self._fit, self.seed)
         tuned = {
             recipe.name: self._one(fitter, recipe, i / len(self.recipes))
@@ -168,13 +171,23 @@ class Comparison:
             own = [r for r in fair if suite in suites_of(r, self._fit)]
             if not (own or fair) or (suite not in EVERYWHERE and suite in METRICS and not own):
                 continue
+            if self._known(RANDOM, suite):
+                continue
             self.note(f"random on {suite}", 1.0)
-            policy = tuned[(own or fair)[0].name].fitted.policy
+            policies = [tuned[recipe.name].fitted.policy for recipe in own or fair]
+            policy = next(filter(_ungated, policies), policies[0])
             made = self._asked(RANDOM, bench.test, policy=randomised(policy, self.seed))
             self._made.append(self._with_unchanged(suite, made))
 
-    def _baseline(self, name: str, dataset: Dataset, prefix: str = "") -> Evaluation:
-        made = self._asked(name, dataset, prefix=prefix)
+    def _known(self, name: str, suite: str) -> Evaluation | None:
+        """A control that was measured elsewhere."""
+        same = (e for e in self.given if e.results.select(method=name, suite=suite))
+        return next(same, None)
+
+    def _baseline(self, name: str, suite: str, prefix: str = "") -> Evaluation:
+        if known := self._known(name, suite):
+            return known
+        made = self._asked(name, self.suites[suite].test, prefix=prefix)
         self._made.append(made)
         return made
 
@@ -193,6 +206,11 @@ class Comparison:
 
     def _file(self, name: str) -> Path | None:
         return self.cache and self.cache / str(self.seed) / f"{name}.jsonl"
+
+
+def _ungated(policy: Policy) -> bool:
+    """Whether every request is steered."""
+    return all(isinstance(s.gate, AlwaysOpen) for s in policy.steerers.values())
 
 
 def is_oracle(recipe: Recipe) -> bool:

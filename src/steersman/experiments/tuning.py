@@ -31,7 +31,7 @@ from steersman.experiments.ladder import (
 )
 from steersman.experiments.novel import Fold, folds
 
-STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
+STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 """Multiples of a recipe's own strength that are tried where it has no [search]."""
 
 
