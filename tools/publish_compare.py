@@ -1,12 +1,13 @@
-"""Writes docs/compare.md from docs/compare.json.
+"""Writes docs/compare.md and the README's table from docs/compare.json.
 
-    steersman compare --world 6,7,8 --out runs/compare
+    steersman compare --world 11,12,13 --out runs/compare
     python tools/publish_compare.py runs/compare/results.json
 
 No figure is typed by hand; a test compares the page with docs/compare.json.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from steersman.evals.intervals import pool
@@ -34,6 +35,18 @@ POPE = (
     ("pope", "all", "yes_ratio", "yes ratio"),
     ("utility", "all", "accuracy", "utility ↑"),
 )
+README = (
+    *(("safety", kind, "asr", f"attack success, {kind} ↓") for kind in KINDS),
+    ("safety", "all", "over_refusal", "over-refusal ↓"),
+    ("safety", "all", "refer", "right referral ↑"),
+    ("safety", "all", "correct", "right behaviour ↑"),
+    ("pope", "adversarial", "accuracy", "POPE adversarial ↑"),
+    ("utility", "all", "accuracy", "utility ↑"),
+)
+SHOWN = (
+    *("none", "prompt", "random", "caa", "cast", "alphasteer", "lm_steer", "autosteer", "mose"),
+    *("finesteer", "l2s", "composed", "p2s"),
+)
 HEAD = """# The field side by side on the bundled world
 
 World seeds {seeds}: nobody looked at them while methods, recipes and search spaces were made. Each
@@ -55,17 +68,23 @@ The recipes are in `src/steersman/world/recipes`; each says what its paper leave
 """
 
 
-def brief(results: Results, columns: tuple[tuple[str, str, str, str], ...], suite: str) -> str:
-    """One line for each method that was measured on `suite`."""
+def brief(
+    results: Results, columns: tuple[tuple[str, str, str, str], ...], methods: Sequence[str]
+) -> str:
+    """One line for each method, values with their intervals."""
     lines = ["| | " + " | ".join(c[3] for c in columns) + " |", "|:--|" + "--:|" * len(columns)]
-    shown = Results(results.select(suite=suite))
-    for method in method_order(shown):
+    for method in methods:
         cells = [_cell(results.find(s, method, split, m)) for s, split, m, _ in columns]
         name = method_title(method) + (" (oracle)" if method in ORACLES else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     counts = {s: _n(results, s) for s in dict.fromkeys(c[0] for c in columns)}
     said = ", ".join(f"{name} n {n}" for name, n in counts.items())
     return "\n".join([*lines, "", f"95% intervals; {said} for each method.", ""])
+
+
+def measured(results: Results, suite: str) -> tuple[str, ...]:
+    """The methods that were measured on a suite, in the order of tables."""
+    return method_order(Results(results.select(suite=suite)))
 
 
 def _cell(row: Result | None) -> str:
@@ -88,8 +107,8 @@ def page(results: Results) -> str:
     )
     notes = ROOT / "docs/compare-notes.md"
     return (
-        f"{head}\n## Safety\n\n{brief(results, SAFETY, 'safety')}\n"
-        f"## Hallucination\n\n{brief(results, POPE, 'pope')}\n"
+        f"{head}\n## Safety\n\n{brief(results, SAFETY, measured(results, 'safety'))}\n"
+        f"## Hallucination\n\n{brief(results, POPE, measured(results, 'pope'))}\n"
         f"## What was to be reached: {held} of {len(made)} hold\n\n{markdown(made)}\n"
         f"{notes.read_text(encoding='utf-8') if notes.is_file() else ''}"
         f"## Every figure\n\n{table(results)}"
@@ -102,7 +121,16 @@ def main() -> None:
         whole = Results.load(sys.argv[1])
         pooled = pool(whole, distinct=True)
         Results(pooled.rows, {"seeds": list(whole.unique("seed"))}).save(stored)
-    (ROOT / "docs/compare.md").write_text(page(Results.load(stored)), encoding="utf-8")
+    results = Results.load(stored)
+    (ROOT / "docs/compare.md").write_text(page(results), encoding="utf-8")
+    _fill(ROOT / "README.md", brief(results, README, SHOWN))
+
+
+def _fill(file: Path, content: str) -> None:
+    """Puts `content` between the two comments."""
+    begin, end = "<!-- compare:begin -->\n", "<!-- compare:end -->"
+    before, rest = file.read_text(encoding="utf-8").split(begin)
+    file.write_text(before + begin + content + end + rest.split(end)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes docs/ladder.md and the README's table from docs/ladder.json.
+"""Writes docs/ladder.md and the model card's table from docs/ladder.json.
 
     steersman world ladder --out runs/ladder
     python tools/publish_ladder.py runs/ladder/results.json
@@ -10,20 +10,11 @@ import sys
 from pathlib import Path
 
 from steersman.evals.intervals import pool
-from steersman.evals.names import method_title
 from steersman.evals.records import Results, load_answers
 from steersman.evals.table import table
 from steersman.experiments.rungs import markdown, rungs
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = (
-    ("safety", "all", "asr", "attack success ↓"),
-    ("safety", "all", "over_refusal", "over-refusal ↓"),
-    ("safety", "all", "correct", "right behaviour ↑"),
-    ("pope", "adversarial", "accuracy", "POPE adversarial ↑"),
-    ("pope", "all", "f1", "POPE F1 ↑"),
-    ("utility", "all", "accuracy", "utility ↑"),
-)
 CARD = (
     *(("utility", task, "accuracy") for task in ("colour", "position", "count", "description")),
     *(("safety", kind, "asr") for kind in ("text", "image", "both")),
@@ -32,23 +23,6 @@ CARD = (
     *(("pope", split, "accuracy") for split in ("random", "popular", "adversarial", "unusual")),
     *(("pope", "all", metric) for metric in ("precision", "recall")),
 )
-METHODS = ("none", "prompt", "random", "mean", "mean-ba", "l2s", "l2s-steered", "l2s-gated", "p2s")
-
-
-def readme_table(results: Results) -> str:
-    """A few columns, values with their intervals."""
-    lines = ["| | " + " | ".join(c[3] for c in COLUMNS) + " |", "|:--|" + "--:|" * len(COLUMNS)]
-    for method in METHODS:
-        cells = []
-        for suite, split, metric, _ in COLUMNS:
-            row = results.find(suite, method, split, metric)
-            cells.append(f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" if row else "")
-        name = method_title(method) + (" (oracle)" if method == "p2s" else "")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    sizes = [results.find(*key[:1], "none", *key[1:3]) for key in COLUMNS]
-    n = {key[0]: row.n for key, row in zip(COLUMNS, sizes, strict=True) if row}
-    counts = ", ".join(f"{suite} n {count}" for suite, count in n.items())
-    return "\n".join([*lines, "", f"Three seeds of data and fitting; 95% intervals; {counts}.", ""])
 
 
 def card_table(results: Results) -> str:
@@ -104,7 +78,6 @@ def page(results: Results) -> str:
 
 def publish(results: Results) -> None:
     (ROOT / "docs/ladder.md").write_text(page(results), encoding="utf-8")
-    _fill(ROOT / "README.md", "ladder", readme_table(results))
     _fill(ROOT / "src/steersman/world/bundled/README.md", "figures", card_table(results))
 
 

@@ -23,7 +23,6 @@ def publish():
 def test_documents_hold_the_stored_figures(publish):
     results = Results.load(ROOT / "docs/ladder.json")
     assert publish.page(results) == (ROOT / "docs/ladder.md").read_text(encoding="utf-8")
-    assert publish.readme_table(results) in (ROOT / "README.md").read_text(encoding="utf-8")
     card = ROOT / "src/steersman/world/bundled/README.md"
     assert publish.card_table(results) in card.read_text(encoding="utf-8")
 

@@ -27,7 +27,7 @@ def workplace(tmp_path_factory):
     """A folder like a fresh clone, with what the README tells its reader to write."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "examples", folder / "examples")
-    small = SplitSizes(fit=180, calibration=9, test=18)
+    small = SplitSizes(fit=180, calibration=45, test=18)
     write_world(folder / "runs/world", sizes=Sizes(safety=small, pope=small, utility=small))
     own = folder / "my_data"
     (own / "images").mkdir(parents=True)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import tiny
+from steersman.core.fitlog import FitLog
 from steersman.core.requests import Request
 from steersman.core.steerer import Policy
 from steersman.core.types import Read, Scope, Site
@@ -109,3 +110,12 @@ def test_a_fitted_steerer_acts_on_what_it_was_fitted_on(method):
     policy = Policy(steerers={"s": method.fit(model, data)})
     made = model.generate([Request(to_prompt(r), policy, max_new_tokens=2) for r in data.rows[:4]])
     assert all(c.trace["s"].tokens_written > 0 for c in made)
+
+
+def test_the_fit_tells_its_losses_and_which_epoch_was_kept():
+    log = FitLog()
+    plan = replace(EXAMPLES[0].net, epochs=5, validation=0.25)
+    replace(EXAMPLES[0], net=plan).fit(tiny.llama(), rows(24), log)
+    (record,) = log.records
+    assert record["kind"] == "training" and len(record["train"]) == len(record["validation"]) == 5
+    assert record["validation"][record["kept"]] == min(record["validation"])

@@ -65,7 +65,7 @@ class L2S(Method[Dataset]):
         return Steerer(
             sites=(self.site,),
             gate=AlwaysOpen(),
-            synthesizer=train_net(self.net, self.context, context, z, groups),
+            synthesizer=train_net(self.net, self.context, context, z, groups, log=log),
             operator=Add(),
             scope=self.scope,
             strength=self.strength,

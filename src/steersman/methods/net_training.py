@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from steersman.core.errors import DataError, RecipeError
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.types import Read
 from steersman.synthesizers.net import SteeringNet
 
@@ -87,8 +88,13 @@ def train_net(
     contexts: Float[Tensor, "n d"],
     targets: Float[Tensor, "n d"],
     groups: Sequence[str],
+    *,
+    log: FitLog = NO_LOG,
 ) -> SteeringNet:
     """The synthesizer that maps contexts read at `read` to targets.
+
+    Args:
+        log: is told the losses ("training").
 
     Raises:
         DataError: too few rows, or nothing but zero targets.
@@ -108,7 +114,7 @@ def train_net(
     if plan.targets == "unit":
         # Entries of about 1 rather than rows of length 1: losses are means over d.
         scale = float(targets[moved].norm(dim=1).mean()) / d**0.5
-    net = _optimised(plan, (contexts - mean) / spread, targets / scale, groups)
+    net = _optimised(plan, (contexts - mean) / spread, targets / scale, groups, log)
     return SteeringNet(
         read=read,
         mean=mean,
@@ -121,7 +127,7 @@ def train_net(
     )
 
 
-def _optimised(plan: NetTraining, x: Tensor, z: Tensor, groups: Sequence[str]) -> Net:
+def _optimised(plan: NetTraining, x: Tensor, z: Tensor, groups: Sequence[str], log: FitLog) -> Net:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         net = Net(x.shape[1], plan)
@@ -133,22 +139,29 @@ def _optimised(plan: NetTraining, x: Tensor, z: Tensor, groups: Sequence[str]) -
         optimiser = torch.optim.Adam(
             net.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
-        best, kept = float("inf"), {}
+        best, kept, kept_epoch = float("inf"), {}, plan.epochs - 1
+        losses, validation = [], []
         for epoch in range(plan.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = plan.learning_rate * _rate(plan, epoch)
             ramp = epoch / plan.epochs if plan.cosine_ramp == "linear" else 1.0
             shuffled = rows[torch.randperm(len(rows))]
+            total = 0.0
             for chosen in shuffled.split(plan.batch_size):
                 loss = (_loss(plan, net(x[chosen]), z[chosen], ramp) * weight[chosen]).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                total += float(loss.detach()) * len(chosen)
+            losses.append(total / len(rows))
             if len(held):
                 with torch.no_grad():
                     now = float((_loss(plan, net(x[held]), z[held], 1.0) * weight[held]).mean())
+                validation.append(now)
                 if now < best:
-                    best, kept = now, {k: v.clone() for k, v in net.state_dict().items()}
+                    best, kept_epoch = now, epoch
+                    kept = {k: v.clone() for k, v in net.state_dict().items()}
+    log.add("training", what="steering net", train=losses, validation=validation, kept=kept_epoch)
     if kept:
         net.load_state_dict(kept)
     return net
