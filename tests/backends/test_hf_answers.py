@@ -2,12 +2,21 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+)
 
 import oracle
 import tiny
 from steersman.backends.hf import HFModel
-from steersman.core.errors import RecipeError
+from steersman.core.errors import ModelError, RecipeError
 from steersman.core.types import Prompt, Site
 
 each_model = pytest.mark.parametrize("name", oracle.MODELS)
@@ -21,6 +30,25 @@ def gemma() -> HFModel:
     sizes = {**tiny.TEXT, "vocab_size": len(tiny.SPECIAL + tiny.WORDS), "head_dim": 16}
     made = Gemma2ForCausalLM(Gemma2Config(**sizes, final_logit_softcapping=2.0))
     return HFModel(made.eval(), tiny.tokenizer())
+
+
+WORDS = len(tiny.SPECIAL + tiny.WORDS)
+
+
+def falcon_h1() -> HFModel:
+    """A model that multiplies its logits."""
+    torch.manual_seed(3)
+    mixer = dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8)
+    config = FalconH1Config(**tiny.TEXT, **mixer, vocab_size=WORDS, lm_head_multiplier=0.3)
+    return HFModel(FalconH1ForCausalLM(config).eval(), tiny.tokenizer())
+
+
+def recurrent_gemma() -> HFModel:
+    """A model whose cap has a name of its own."""
+    torch.manual_seed(3)
+    sizes = {k: v for k, v in tiny.TEXT.items() if k != "max_position_embeddings"}
+    config = RecurrentGemmaConfig(**sizes, vocab_size=WORDS, lru_width=32, logits_soft_cap=0.5)
+    return HFModel(RecurrentGemmaForCausalLM(config).eval(), tiny.tokenizer())
 
 
 def forced(prompts, close_turn=False):
@@ -54,6 +82,29 @@ def test_the_head_caps_its_logits_as_the_model_does():
     wanted = oracle.plain_logits(model, oracle.inputs_of(model, Prompt("a b", completion="yes no")))
     assert float(wanted.abs().max()) <= 2.0
     assert torch.allclose(model.logits(found.states), wanted[0, -3:-1], atol=2e-5)
+
+
+@pytest.mark.parametrize("make", [falcon_h1, recurrent_gemma])
+def test_other_names_for_what_is_done_to_logits(make):
+    model, prompt = make(), Prompt("a b", completion="yes no")
+    found = model.answer_states([prompt])
+    wanted = oracle.plain_logits(model, oracle.inputs_of(model, prompt))
+    assert torch.allclose(model.logits(found.states), wanted[0, -3:-1], atol=2e-5)
+
+
+def test_a_head_that_takes_other_states_is_refused():
+    """The smallest OPT projects its states before the head."""
+    sizes = dict(hidden_size=32, word_embed_proj_dim=16, num_hidden_layers=3, ffn_dim=48)
+    config = OPTConfig(**sizes, num_attention_heads=4, vocab_size=WORDS, pad_token_id=0)
+    model = HFModel(OPTForCausalLM(config).eval(), tiny.tokenizer())
+    found = model.answer_states([Prompt("a b", completion="yes no")])
+    with pytest.raises(ModelError, match="takes 16 numbers, and head_in states have 32"):
+        model.logits(found.states)
+
+
+def test_no_prompts_have_no_states():
+    found = oracle.MODELS["llama"]().answer_states([])
+    assert found.states.shape == (0, tiny.WIDTH) and len(found.next_token) == len(found.row) == 0
 
 
 def test_gradients_reach_the_states_and_not_the_model():

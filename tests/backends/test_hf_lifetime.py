@@ -1,5 +1,7 @@
 """Hooks come and go with the `with`; runs inside and beside each other; what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,8 +10,10 @@ import tiny
 from steersman.backends.hf import HFModel
 from steersman.core.errors import ModelError, NotSteeredError, RecipeError
 from steersman.core.requests import Request
+from steersman.core.steerer import Policy
 from steersman.core.types import Prompt, Read, Scope, Site
 from steersman.operators.add import Add
+from steersman.operators.clamp import Clamp
 
 
 def logits(model, prompt=oracle.PROMPTS[0]):
@@ -167,6 +171,21 @@ def test_a_vector_too_small_for_the_number_type_is_an_error():
     model = HFModel(model.model.to(torch.bfloat16), model.chat.processor)
     with pytest.raises(NotSteeredError, match="too small for the model's number type"):
         model.generate([Request(oracle.PROMPTS[0], oracle.policy(1e-12 * oracle.VECTOR))])
+
+
+def test_a_state_that_needs_no_change_is_no_error():
+    """A clamp leaves what lies in its interval alone: that is steering at work."""
+    model, request = oracle.MODELS["llama"](), Request(oracle.PROMPTS[0], max_new_tokens=2)
+    steerer = oracle.policy().steerers["s"]
+
+    def asked(low, high):
+        clamped = replace(steerer, operator=Clamp(low=low, high=high))
+        return model.generate([replace(request, policy=Policy(steerers={"s": clamped}))])[0]
+
+    plain, inside = model.generate([request])[0], asked(-1e4, 1e4)
+    assert inside.token_ids == plain.token_ids
+    assert inside.trace["s"].tokens_written == 0 and "no change" in inside.trace["s"].reason
+    assert asked(5.0, 6.0).trace["s"].tokens_written == 2
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), []])

@@ -5,6 +5,7 @@ import torch
 
 import oracle
 import tiny
+from steersman.core.errors import ModelError
 from steersman.core.requests import Request
 from steersman.core.types import Read, Scope, Site
 from steersman.gates.recheck import Recheck
@@ -88,3 +89,35 @@ def test_a_gate_that_reads_behind_its_site_goes_by_the_tokens_before():
     assert policy.probed(0) == ("s",)
     made = model.generate([Request(oracle.PROMPTS[0], policy, max_new_tokens=NUM)])[0]
     assert made.trace["s"].gate == pytest.approx((EVERY + 1) / NUM)
+
+
+def wavering(site, read, seed=0):
+    """A strong push, behind a gate that opens and closes from state to state."""
+    draw = torch.Generator().manual_seed(seed)
+    v, push = torch.randn(2, tiny.WIDTH, generator=draw)
+    gate = Recheck(inner=oracle.gate_between(read, 1e-4 * v, -1e-4 * v), every=2)
+    return oracle.policy(site=site, vector=3 * push, gate=gate)
+
+
+def search(model, policy, **settings):
+    inputs = oracle.inputs_of(model, *oracle.PROMPTS[:2])
+    with model.steer(policy):
+        out = model.model.generate(
+            **inputs, max_new_tokens=8, num_beams=4, do_sample=False, pad_token_id=0, **settings
+        )
+    return out[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_beams_take_their_decisions_with_them():
+    """Beams swap rows of the cache; without one each row is read anew, so both must agree."""
+    model = oracle.MODELS["llama"]()
+    for seed in range(4):
+        policy = wavering(Site(1), Read(Site(0)), seed)
+        assert search(model, policy) == search(model, policy, use_cache=False)
+
+
+def test_a_read_behind_its_site_that_is_repeated_needs_the_cache():
+    """What later checks saw was steered by earlier ones; a whole pass could not repeat that."""
+    policy = wavering(Site(0), Read(Site(1)))
+    with pytest.raises(ModelError, match="'s' reads behind its site.*use_cache=True"):
+        search(oracle.MODELS["llama"](), policy, use_cache=False)

@@ -10,7 +10,7 @@ import tiny
 from fitted import ALL, LAYERS
 from steersman.cli.main import app
 from steersman.core.errors import RecipeError
-from steersman.core.io import Artifact, save_artifact
+from steersman.core.io import MANIFEST, Artifact, save_artifact
 from steersman.core.steerer import Policy, Steerer
 from steersman.gates.always import AlwaysOpen
 from steersman.operators.add import Add
@@ -71,3 +71,12 @@ def test_there_is_nothing_to_draw(policy, tmp_path):
         error = invoke(*words, "--report", out).exception
         assert isinstance(error, RecipeError) and problem in str(error)
     assert not out.exists()
+
+
+def test_a_policy_is_never_written_over(policy):
+    made = policy(fit=[LAYERS])
+    before = (made / MANIFEST).read_bytes()
+    for out in (made, made / MANIFEST, made / "fit.html"):
+        error = invoke("show", made, "--report", out).exception
+        assert isinstance(error, RecipeError) and "Write the page beside it" in str(error)
+    assert (made / MANIFEST).read_bytes() == before and len(list(made.iterdir())) == 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from steersman.core.io import MANIFEST, TENSORS, Artifact, check_model, load_art
 from steersman.core.steerer import Policy, Steerer
 from steersman.core.types import ModelSpec, Read, Site
 from steersman.gates.always import AlwaysOpen
+from steersman.gates.prober import ProberGate
 from steersman.operators.add import Add
 from steersman.synthesizers.net import SteeringNet
 from steersman.synthesizers.static import StaticVector
@@ -124,6 +126,10 @@ def test_tensors_in_another_format(saved):
         (lambda m: m.update(model=3), ("a table is needed, not 3",)),
         (lambda m: m["model"].update(width=3), ("model.width: unknown field",)),
         (lambda m: m["model"].pop("d_model"), ("model.d_model", "missing")),
+        (lambda m: m["model"].update(d_model=-1), ("not states of -1 numbers",)),
+        (lambda m: net(m)["scope"].update(start=10**30), ("do not fit", "Fit it again")),
+        (lambda m: m["provenance"].update(seed=NAN), ("provenance", "cannot be stored")),
+        (lambda m: m["provenance"].update(name="\ud83d"), ("provenance", "cannot be stored")),
         (lambda m: m["policy"].update(cap=1), ("policy.cap: unknown field",)),
         (lambda m: m["policy"].update(max_relative_norm=-1), ("max_relative_norm is -1",)),
         (lambda m: m["policy"].update(steerers={}), ("policy: A policy has no steerers",)),
@@ -144,6 +150,28 @@ def test_tensors_in_another_format(saved):
 def test_a_manifest_that_was_edited(saved, change, words):
     rewrite(saved, change)
     refusal(saved, *words)
+
+
+def test_heads_may_be_wider_than_states_wherever_they_are_read_or_written(tmp_path):
+    """Side by side they have heads x head width numbers, which a spec does not tell."""
+    heads, wide = Site(1, "attn_heads"), 2 * WIDTH
+    gate = ProberGate(
+        read=Read(heads), mean=torch.zeros(wide), scale=torch.ones(wide),
+        weight1=torch.ones(1, wide), bias1=torch.zeros(1), weight2=torch.ones(1),
+        bias2=torch.zeros(1),
+    )  # fmt: skip
+
+    def saved_at(site, width):
+        made = StaticVector(sites=(site,), vectors=torch.ones(1, width))
+        steerer = Steerer(sites=(site,), gate=gate, synthesizer=made, operator=Add())
+        spec = replace(SPEC, num_heads=4)
+        path = tmp_path / f"{site}-{width}"
+        return save_artifact(Artifact(Policy(steerers={"s": steerer}), spec), path)
+
+    for site, width in ((Site(2), WIDTH), (heads, wide)):
+        assert load_artifact(saved_at(site, width)).policy.sites == (site,)
+    refusal(saved_at(heads, WIDTH), "do not fit")
+    refusal(saved_at(Site(2), wide), "do not fit")
 
 
 def test_json_that_is_no_artifact(saved):

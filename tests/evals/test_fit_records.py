@@ -50,6 +50,9 @@ def test_an_unknown_kind_is_kept():
         ({k: v for k, v in SCORES.items() if k != "threshold"}, "threshold"),
         ({**EXPERTS, "sizes": [1]}, "sizes has 1 values for 2 experts"),
         ({**EXPERTS, "usage": {"harmful": [1.0]}}, "harmful has 1 values"),
+        ({**EXPERTS, "scores": {"four": 1.0}}, "by number of clusters, not by 'four'"),
+        ({**EXPERTS, "experts": 0, "sizes": [], "usage": {}}, "0 experts"),
+        ({**QUALITY, "reliability": [{"p": 0.1, "rate": -0.5, "n": 4}]}, "-0.5 of 4 rows"),
         ({**TRAINING, "train": [float("nan")]}, "not a finite number"),
     ],
 )

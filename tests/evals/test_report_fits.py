@@ -96,3 +96,12 @@ def test_the_page_has_a_section_for_each_recipe(tmp_path: Path):
     levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch("h[1-6]", tag)]
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
     assert "Results</h2>" not in text
+
+
+def test_names_in_any_script_are_drawn_as_they_are(tmp_path):
+    """Not a warning for every letter that the measuring font lacks; and never as markup."""
+    entries = read([{**SCORES, "groups": {"有害 <b>x</b>": [0.9], "$x^{$": [0.1]}}])
+    out = render(Results(), out=tmp_path / "page.html", title="t", fits={"<i>": entries})
+    page = out.read_text(encoding="utf-8")
+    assert "有害 &lt;b&gt;x" in page and "$x^{$" in page
+    assert "<b>x" not in page and "<i>" not in page

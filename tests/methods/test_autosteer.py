@@ -157,6 +157,30 @@ def test_the_prober_reads_the_layer_that_scores_highest():
     assert elsewhere.fit(model, data).gate.read.site.layer == 3 - best
 
 
+def test_rows_that_the_prober_holds_out_do_not_choose_its_layer():
+    """Else its figures, and the bound of a chosen threshold, would be of rows that chose it."""
+    model, data, log = tiny.llama(), in_pairs(), FitLog()
+    layers = Layers(layers=(1, 2), point="resid_pre")
+    prober = replace(PROBER, held_out=0.25)
+    method = replace(EXAMPLES[0], prober=prober, score=SafetyAwareness(), layers=layers)
+    gate = method.fit(model, data, log).gate
+    records = {r["kind"]: r for r in log.records}
+    judged = sorted(s for scores in records["gate_scores"]["groups"].values() for s in scores)
+    assert (records["layer_scores"]["num_pairs"], len(judged)) == (6, 6)
+    block = oracle.blocks_of(model.model)[gate.read.site.layer - 1]
+    states = [
+        oracle.hand_state(model, oracle.inputs_of(model, Prompt(r.prompt)), block)[0, -1]
+        for r in data.rows
+    ]
+    p = gate.probability(torch.stack(states))
+    held = {r.labels["pair"] for r, x in zip(data.rows, p, strict=True)
+            if min(abs(float(x) - s) for s in judged) < 1e-6}  # fmt: skip
+    assert len(held) == 2
+    kept = replace(data, rows=tuple(r for r in data.rows if r.labels["pair"] not in held))
+    scores = [sas(model, kept, block) for block in (0, 1)]
+    assert records["layer_scores"]["value"] == pytest.approx(scores, abs=1e-5)
+
+
 def test_pairs_that_share_a_label_count_as_one():
     layers = Layers(layers=(1, 2), point="resid_pre")
     method = replace(EXAMPLES[0], score=SafetyAwareness(), layers=layers, cluster_by="room")

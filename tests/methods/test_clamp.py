@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import tiny
-from steersman.core.errors import RecipeError
-from steersman.core.types import Position
-from steersman.data.contrast import pair
+from steersman.core.errors import DataError, RecipeError
+from steersman.core.types import Position, Site
+from steersman.data.contrast import Contrast, pair
 from steersman.methods.clamp import DirectionalClamp
+from steersman.methods.contrast import ContrastRule
+from steersman.methods.mean import MeanVector
 from toy import RULE, SITE, rows
 
 EXAMPLES = [
@@ -36,6 +40,16 @@ def test_by_default_the_upper_end_is_the_largest_projection():
     operator = EXAMPLES[0].fit(tiny.llama(), rows()).operator
     narrow = EXAMPLES[1].fit(tiny.llama(), rows()).operator
     assert operator.high > operator.low and narrow.high > narrow.low
+
+
+@pytest.mark.parametrize("method", [DirectionalClamp, MeanVector])
+def test_completions_that_end_alike_give_no_direction_before_the_first_block(method):
+    ends_alike = Contrast(positive="a the", negative="b the")
+    rule = ContrastRule(behaviours=dict.fromkeys(RULE.behaviours, ends_alike))
+    recipe = method(site=Site(0, "resid_pre"), contrasts=rule)
+    with pytest.raises(DataError, match=r"zero at resid_pre\[0\]: both completions"):
+        recipe.fit(tiny.llama(), rows())
+    assert replace(recipe, site=SITE).fit(tiny.llama(), rows()).sites == (SITE,)
 
 
 @pytest.mark.parametrize("low, high", [(0.6, 0.5), (-0.1, 0.5), (0.1, 1.5)])

@@ -4,7 +4,7 @@ import pytest
 
 from steersman.core.errors import DataError
 from steersman.data.rows import Row
-from steersman.methods.groups import linked, row_groups
+from steersman.methods.groups import linked, members, row_groups
 from tiny import picture
 
 
@@ -12,6 +12,10 @@ def test_items_are_linked_through_others():
     assert linked([{"a"}, {"b"}, {"a", "c"}, set(), {"c"}, {"b"}]) == [0, 1, 0, 2, 0, 1]
     assert linked([set(), set()]) == [0, 1]
     assert linked([]) == []
+
+
+def test_members_are_listed_as_their_groups_come_up():
+    assert members([7, 2, 7, 0]) == [[0, 2], [1], [3]]
 
 
 def test_rows_with_one_pair_or_one_image_are_one_group(tmp_path):

@@ -89,7 +89,7 @@ def test_probe_weights_are_those_of_the_logistic_regression_on_the_other_rows():
     p, n = sides(model, data, site)
     head = int(made.synthesizer.vectors.reshape(HEADS, HEAD).norm(dim=1).argmax())
     split = GroupShuffleSplit(1, test_size=0.2, random_state=0)
-    train, _ = next(split.split(p, groups=[r.id for r in data.rows if r.behaviour != "none"]))
+    train, _ = next(split.split(p, groups=range(len(p))))
     x = np.concatenate([p[train, head], n[train, head]])
     y = np.repeat([1.0, -1.0], len(train))
 
@@ -107,8 +107,11 @@ def test_rows_of_one_pair_are_on_one_side():
     made = [Row(id=f"r{i}", prompt="a", labels={"pair": i // 2}) for i in range(40)]
     held_out = EXAMPLES[0]._held_out(made)
     assert held_out.sum() == 8 and (held_out[::2] == held_out[1::2]).all()
-    with pytest.raises(DataError, match="all of one pair"):
+    with pytest.raises(DataError, match="2 rows to steer are one group"):
         EXAMPLES[0]._held_out(made[:2])
+    shown = [Row(id=f"r{i}", prompt="a", image=tiny.picture(i // 4)) for i in range(40)]
+    held_out = EXAMPLES[0]._held_out(shown).reshape(10, 4)
+    assert (held_out.sum(1) % 4 == 0).all() and held_out.any(1).sum() == 2
 
 
 def wide():

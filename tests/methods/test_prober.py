@@ -158,7 +158,7 @@ def test_the_chosen_threshold_keeps_false_positives():
     gate, log = fitted(replace(FIT, max_false_positives=0.1), model, data)
     fresh = torch.randn(4000, WIDTH, generator=torch.Generator().manual_seed(9))
     rate = float((gate.decide(fresh) > 0).float().mean())
-    assert 0.02 < rate < 0.1
+    assert 0.005 < rate < 0.1  # below: both rows to leave alone of a group must be below it
     assert log["gate_quality"]["threshold"] == gate.threshold != 0.5
 
 

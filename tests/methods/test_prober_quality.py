@@ -9,6 +9,7 @@ from steersman.methods.prober_quality import (
     calibration,
     cross_calibrated,
     figures,
+    rate,
     reliability,
     threshold_for,
 )
@@ -74,19 +75,46 @@ def test_the_calibration_of_a_row_has_not_seen_its_group():
     assert torch.equal(p[:2], again[:2]) and not torch.equal(p, again)
 
 
-@pytest.mark.parametrize(("n", "rate"), [(120, 0.05), (400, 0.1), (59, 0.05)])
-def test_the_rate_is_kept_in_95_of_100_fits(n, rate):
+def test_groups_may_have_any_numbers():
+    """Held-out rows keep the numbers of their groups, of which others were left out."""
+    logits, positive = overconfident(40)
+    group = torch.arange(40) // 2
+    p = cross_calibrated(logits, positive, group.tolist(), "platt")
+    for numbers in (5 * group, 100 - group):
+        again = cross_calibrated(logits, positive, numbers.tolist(), "platt")
+        assert not torch.allclose(again, logits.sigmoid(), atol=0.05)
+    assert torch.equal(cross_calibrated(logits, positive, (5 * group).tolist(), "platt"), p)
+
+
+@pytest.mark.parametrize(("n", "limit"), [(120, 0.05), (400, 0.1), (59, 0.05)])
+def test_the_rate_is_kept_in_95_of_100_fits(n, limit):
     """Uniform scores: the share above a threshold is one minus the threshold."""
     draw = torch.Generator().manual_seed(0)
     fits = 500
-    over = sum(1 - threshold_for(torch.rand(n, generator=draw), rate) > rate for _ in range(fits))
+    over = sum(
+        1 - threshold_for(torch.rand(n, generator=draw), limit, range(n)) > limit
+        for _ in range(fits)
+    )
+    assert over / fits <= 0.05 + 3 * (0.05 * 0.95 / fits) ** 0.5
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.95])
+def test_the_rate_is_kept_where_rows_of_a_group_are_alike(alike):
+    """60 groups of 4 normal scores that share a part: 240 rows tell less than 240."""
+    draw, fits, over = np.random.default_rng(0), 500, 0
+    group = [i // 4 for i in range(240)]
+    for _ in range(fits):
+        shared = np.repeat(draw.normal(size=60), 4)
+        z = np.sqrt(alike) * shared + np.sqrt(1 - alike) * draw.normal(size=240)
+        threshold = threshold_for(torch.tensor(stats.norm.cdf(z)), 0.1, group)
+        over += 1 - threshold > 0.1
     assert over / fits <= 0.05 + 3 * (0.05 * 0.95 / fits) ** 0.5
 
 
 def test_the_threshold_is_the_lowest_that_the_bound_allows():
     """By Clopper and Pearson's upper bound, from the same rows."""
     p = torch.linspace(0.001, 0.999, 200)
-    value = threshold_for(p, 0.1)
+    value = threshold_for(p, 0.1, range(200))
     lower = float(p[p < value].max())
     above, one_more = (int((p > t).sum()) for t in (value, lower))
     assert stats.beta.ppf(0.95, above + 1, 200 - above) <= 0.1
@@ -95,13 +123,13 @@ def test_the_threshold_is_the_lowest_that_the_bound_allows():
 
 def test_too_few_rows_say_how_many_are_needed():
     with pytest.raises(DataError, match=r"at least 59 held-out rows.*there are 58"):
-        threshold_for(torch.rand(58), 0.05)
-    assert threshold_for(torch.arange(59) / 60, 0.05) == pytest.approx(58 / 60)
+        threshold_for(torch.rand(58), 0.05, range(58))
+    assert threshold_for(torch.arange(59) / 60, 0.05, range(59)) == pytest.approx(58 / 60)
 
 
 def test_scores_of_one_leave_no_threshold():
     with pytest.raises(DataError, match="probability 1"):
-        threshold_for(torch.ones(100), 0.05)
+        threshold_for(torch.ones(100), 0.05, range(100))
 
 
 def test_auroc_counts_pairs_and_ties_half():
@@ -156,7 +184,7 @@ def test_figures_are_rates_of_each_kind_with_wilson_intervals():
     p = torch.tensor([0.9, 0.2, 0.8, 0.6, 0.1, 0.3])
     positive = torch.tensor([True, True, True, False, False, False])
     kinds = ["text", "text", "image", "text", "image", None]
-    made = figures(p, positive, threshold=0.5, kinds=kinds, group=range(6))
+    made = figures(p, positive, opened=p > 0.5, kinds=kinds, group=range(6))
     found = {(r["name"], r["group"]): r for r in made}
     assert found["recall", "all"]["value"] == pytest.approx(2 / 3)
     assert found["recall", "text"]["value"] == 0.5 and found["recall", "text"]["n"] == 2
@@ -168,3 +196,26 @@ def test_figures_are_rates_of_each_kind_with_wilson_intervals():
     assert found["recall", "all"]["low"] == pytest.approx(centre - reach)
     assert found["recall", "all"]["high"] == pytest.approx(centre + reach)
     assert {g for name, g in found if name == "AUROC"} == {"all", "text", "image"}
+
+
+def test_the_interval_of_a_rate_is_wilsons_and_knows_groups():
+    """Scores of a group are alike: 30 groups of 4 rows, whose rates vary by group."""
+    for hits, n in ((0, 7), (3, 7), (7, 7)):
+        by_scipy = stats.binomtest(hits, n).proportion_ci(method="wilson")
+        assert rate(torch.arange(n) < hits, range(n)) == pytest.approx((hits / n, *by_scipy))
+    draw, fits = np.random.default_rng(0), 400
+    truth, group = 0.3, np.arange(120) // 4
+    covered = {"groups": 0, "rows": 0}
+    for _ in range(fits):
+        p = draw.beta(0.3, 0.7, size=30)[group]
+        hits = torch.tensor(draw.random(120) < p)
+        for name, known in (("groups", group.tolist()), ("rows", range(120))):
+            _, low, high = rate(hits, known)
+            covered[name] += low <= truth <= high
+    assert covered["groups"] / fits > 0.92 and covered["rows"] / fits < 0.87
+
+
+def test_a_rate_of_one_counts_groups():
+    certain = torch.ones(12, dtype=torch.bool)
+    assert rate(certain, [i // 4 for i in range(12)]) == pytest.approx(rate(certain[:3], range(3)))
+    assert rate(certain, [0] * 12)[1] < 0.25

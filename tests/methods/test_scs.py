@@ -32,6 +32,11 @@ class Planted:
         found = self.states[[int(p.text) for p in prompts]]
         return Activations(dict.fromkeys(sites, found))
 
+    def complete(self, *_):
+        raise NotImplementedError
+
+    answer_states = logits = complete
+
 
 def planted(steered=400, others=400, noise=0.35, seed=0):
     """States to steer lie near a subspace; the others have energy everywhere."""
@@ -91,7 +96,26 @@ def test_the_logistic_curve_is_the_optimum_of_the_released_loss():
 
     best = minimize(loss, [4.0, -2.0], tol=1e-12).x
     assert [gate.curve.weight, gate.curve.bias] == pytest.approx(list(best), rel=1e-3)
+    opens = (np.log(0.05 / 0.95) - best[1]) / best[0]
+    assert log["gate_scores"]["threshold"] == pytest.approx(opens, rel=1e-3)
+    _, log = fitted(SCSFit(read=READ, k=RANK, opening="hard"), model, data)
     assert log["gate_scores"]["threshold"] == pytest.approx(-best[1] / best[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("curve", ["logistic", "quantile"])
+def test_a_graded_gate_that_opens_a_little_has_opened(curve):
+    """Rates are of rows that the gate touches, not of those above the paper's hard threshold."""
+    model, data = planted(noise=0.8)
+    gate, log = fitted(SCSFit(read=READ, k=RANK, curve=curve), model, data)
+    groups = log["gate_scores"]["groups"]
+    for name, side in (("recall", "to steer"), ("false positives", "to leave alone")):
+        s = np.array(groups[side])
+        touched = gate.curve(torch.tensor(s, dtype=torch.float32)).numpy() >= 0.05
+        assert np.array_equal(touched, s >= log["gate_scores"]["threshold"])
+        # Each row was judged by a curve of the other folds: a few lie between the two.
+        assert figure(log, name)["value"] == pytest.approx(touched.mean(), abs=0.03)
+    half = gate.curve(torch.tensor(groups["to leave alone"])) >= 0.5
+    assert figure(log, "false positives")["value"] > 2 * float(half.float().mean())
 
 
 def test_rows_of_the_subspace_are_not_judged():

@@ -5,7 +5,8 @@ import torch
 from steersman.core.errors import DataError, RecipeError
 from steersman.core.fitlog import FitLog
 from steersman.data.rows import Row
-from steersman.methods.threshold import best_cut, hold_out, log_cut, row_groups
+from steersman.methods.threshold import best_cut, hold_out, log_cut
+from tiny import picture
 from toy import rows
 
 
@@ -14,7 +15,7 @@ def paired(num=40):
     made = []
     for i in range(num):
         behaviour = ("harmful", "none")[i % 2]
-        image = f"{i // 8}.png" if i % 4 == 0 else None
+        image = picture(i // 8) if i % 4 == 0 else None
         labels = {"pair": f"p{i // 2}", "kind": ("text", "image")[i % 4 // 2]}
         made.append(Row(id=f"{i}", prompt="a", behaviour=behaviour, image=image, labels=labels))
     return made
@@ -27,17 +28,25 @@ def test_no_pair_and_no_image_lies_on_both_sides():
         assert sorted(kept + held) == list(range(40))
         for name in ("pair", "image"):
             sides = [
-                {r.labels["pair"] if name == "pair" else r.image for r in (data[i] for i in side)}
+                {
+                    r.labels["pair"] if name == "pair" else r.image and r.image.tobytes()
+                    for r in (data[i] for i in side)
+                }
                 for side in (kept, held)
             ]
             assert not (sides[0] & sides[1]) - {None}
 
 
-def test_rows_joined_through_others_are_one_group():
-    a, b = Row(id="0", prompt="a", labels={"pair": "x"}), Row(id="1", prompt="a", image="i.png")
-    both = Row(id="2", prompt="a", image="i.png", labels={"pair": "x"})
-    assert row_groups([a, b]) == [[0], [1]]
-    assert row_groups([a, b, both]) == [[0, 1, 2]]
+def test_a_picture_that_was_copied_does_not_lie_on_both_sides(tmp_path):
+    """Two files of the same bytes are one picture, whatever they are called."""
+    data = []
+    for i in range(40):
+        path = tmp_path / f"{i}.png"
+        picture(i // 4).save(path)
+        data.append(Row(id=str(i), prompt="a", behaviour=("harmful", "none")[i % 2], image=path))
+    for seed in range(5):
+        kept, held = hold_out(data, range(0, 40, 2), share=0.25, seed=seed)
+        assert not {i // 4 for i in kept} & {i // 4 for i in held}
 
 
 def test_the_share_is_of_either_kind():
@@ -107,3 +116,19 @@ def test_the_record_holds_rates_by_kind():
     assert rates["false positives", "text"] == (0.0, 2)
     assert rates["AUROC", "all"] == (pytest.approx(14 / 16), 8)
     assert all(0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in table["rows"])
+
+
+def test_rows_that_a_cut_parts_perfectly_leave_room_for_doubt():
+    """Hanley and McNeil's interval has no width at 1; and copies of a row are worth one row."""
+    data = paired(8)
+    positive = torch.tensor([True, False] * 4)
+    scores = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4])
+    lows = []
+    for copies in (1, 5):
+        log = FitLog()
+        some = scores.repeat(copies), positive.repeat(copies)
+        log_cut(log, best_cut(*some), data * copies, *some, gate="g", score="cosine")
+        rows = {(r["name"], r["group"]): r for r in log.records[1]["rows"]}
+        assert rows["AUROC", "all"]["value"] == 1 and rows["AUROC", "all"]["low"] < 0.95
+        lows.append(rows["recall", "all"]["low"])
+    assert lows[1] == pytest.approx(lows[0]) and lows[0] < 0.6

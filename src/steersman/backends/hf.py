@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, attach, muted
+from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, muted
+from steersman.backends.taps import attach
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import Completion, Request
 from steersman.core.steerer import Policy, Steerer
@@ -18,6 +19,10 @@ from steersman.models.blocks import find_blocks
 from steersman.models.chat import Batch, Chat
 from steersman.models.fingerprint import fingerprint
 from steersman.models.load import load_pretrained
+
+HEAD_FACTORS = ("logit_scale", "lm_head_multiplier")
+HEAD_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+"""What configurations call a factor on the logits, and a soft limit to them."""
 
 
 class HFModel:
@@ -108,25 +113,37 @@ class HFModel:
             states.append(self._states(batch, (site,), pick)[site].cpu())
             tokens.append(batch.inputs["input_ids"].cpu()[said])
             rows.append(torch.tensor(chunk)[said.nonzero()[:, 0]])
+        if not states:
+            none = torch.zeros(0, dtype=torch.long)
+            return AnswerStates(torch.zeros(0, self.spec.d_model), none, none)
         return AnswerStates(torch.cat(states), torch.cat(tokens), torch.cat(rows))
 
     def logits(self, states: Tensor) -> Tensor:
         """What the output head makes of `head_in` states `(t, d)`, in float32.
 
         Raises:
-            ModelError: the model has no output head.
+            ModelError: the model has no output head, or one that takes other states.
         """
         head = self.model.get_output_embeddings()
         if head is None:
             raise ModelError(f"{self.spec.architecture} has no output head. Load it with one.")
         weight, bias = head.weight.detach(), getattr(head, "bias", None)
+        if weight.shape[1] != states.shape[-1]:
+            raise ModelError(
+                f"The output head of {self.spec.architecture} takes {weight.shape[1]} numbers, and "
+                f"head_in states have {states.shape[-1]}: they are projected in between, which is "
+                "not supported. Use a method that does not ask for logits."
+            )
         given = states.to(weight.device, weight.dtype)
         made = torch.nn.functional.linear(given, weight, None if bias is None else bias.detach())
         config = self.model.config.get_text_config(decoder=True)
         made = made.float() / (getattr(config, "logits_scaling", None) or 1.0)
-        made = made * (getattr(config, "logit_scale", None) or 1.0)
-        cap = getattr(config, "final_logit_softcapping", None)
-        return made if cap is None else cap * torch.tanh(made / cap)
+        for factor in HEAD_FACTORS:
+            made = made * (getattr(config, factor, None) or 1.0)
+        for name in HEAD_CAPS:
+            if cap := getattr(config, name, None):
+                made = cap * torch.tanh(made / cap)
+        return made
 
     def complete(
         self,

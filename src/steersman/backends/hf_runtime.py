@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from steersman.backends.layout import BARE, Layout, cached_tokens, lay_out
+from steersman.backends.layout import BARE, Layout, cached_tokens, follow_beams, lay_out
 from steersman.backends.tally import Tally
+from steersman.backends.taps import attach
 from steersman.core.errors import ModelError, RecipeError
+from steersman.core.part import map_tensors
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy, Steerer, SteererState
 from steersman.core.types import Read, Site, Tokens
@@ -118,6 +120,11 @@ class Track:
             self.state[name] = steerer.observe(x, self.state[name])
             self.tally[name].read(x, steerer, len(self.slots))
 
+    def reorder(self, rows: Tensor) -> None:
+        """Row i goes on with what row `rows[i]` remembers."""
+        kept = torch.cat([rows, rows.new_tensor([len(self.slots) - 1])])
+        self.state = map_tensors(self.state, lambda leaf: leaf[kept])
+
     def write(self, x: Tokens) -> Tensor:
         """The steered states at a site."""
         h, doses = self.policy.write(x, self.state, self.slots)
@@ -218,15 +225,28 @@ class Run:
         if args:  # generate never does; looking at a signature for every token would cost
             names = inspect.signature(module.forward).parameters
             inputs = {**dict(zip(names, args, strict=False)), **kwargs}
-        self.layout = self._lay_out(inputs, self._known_length(inputs))
+        known = self._known_length(inputs)
+        self.layout = self._lay_out(inputs, known)
         if self.probing:
             return
         if self.layout.is_prompt:
+            if known is not None:
+                self._refuse_stale()
             self._begin(inputs)
         self.num_passes += 1
         for track in self.tracks:
             for tally in track.tally.values():
                 tally.new_pass(len(track.slots), self.layout.request.device)
+
+    def _refuse_stale(self) -> None:
+        """Of passes without a cache: what was written decides what is read later, and is gone."""
+        for track in self.tracks:
+            for name in track.probed:
+                if any(read.every for read in track.policy.steerers[name].reads):
+                    raise ModelError(
+                        f"The steerer {name!r} reads behind its site and looks again while the "
+                        "answer is written, which needs the cache. Generate with use_cache=True."
+                    )
 
     def _known_length(self, inputs: Mapping[str, object]) -> Tensor | None:
         """Of the prompts that this pass continues; None if it begins new ones.
@@ -268,8 +288,14 @@ class Run:
         like = torch.empty(0, self.edge.blocks.d_model, dtype=self.dtype, device=device)
         for track in self.tracks:
             track.begin(repeats, like)
+        if any(read.every for track in self.tracks for read in track.policy.reads):
+            follow_beams(inputs, self._reorder)
         if any(track.probed for track in self.tracks):
             self._probe(inputs)
+
+    def _reorder(self, rows: Tensor) -> None:
+        for track in self.tracks if self.layout is not None else ():
+            track.reorder(rows)
 
     def _probe(self, inputs: dict[str, object]) -> None:
         """Passes that only read, stopped behind the deepest read, before anything is written.
@@ -358,32 +384,3 @@ def muted(runs: Sequence[Run]) -> Iterator[None]:
     finally:
         for run in quiet:
             run.muted = False
-
-
-def attach(blocks: Blocks, site: Site, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Calls `act` with the state at `site`; what it returns, if anything, takes its place."""
-    tap = blocks.tap(site)
-    if tap.before:
-
-        def before(
-            _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-        ) -> tuple[tuple[object, ...], dict[str, object]] | None:
-            h = args[0] if args else kwargs["hidden_states"]
-            assert isinstance(h, Tensor)
-            changed = act(h)
-            if changed is None:
-                return None
-            if args:
-                return (changed, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": changed}
-
-        return tap.module.register_forward_pre_hook(before, with_kwargs=True)
-
-    def after(_module: nn.Module, _args: object, output: object) -> object:
-        if isinstance(output, tuple):
-            changed = act(output[0])
-            return None if changed is None else (changed, *output[1:])
-        assert isinstance(output, Tensor)
-        return act(output)
-
-    return tap.module.register_forward_hook(after)

@@ -4,7 +4,7 @@ The batch is flattened. Padding goes to a slot behind the last request, whose st
 request that nobody made (docs/adr/0003).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -119,3 +119,17 @@ def cached_tokens(inputs: Mapping[str, object]) -> int:
     """How many tokens the cache in a forward call holds already."""
     cache = inputs.get("past_key_values")
     return 0 if cache is None else int(cache.get_seq_length())  # type: ignore[attr-defined]
+
+
+def follow_beams(inputs: Mapping[str, object], moved: Callable[[Tensor], None]) -> None:
+    """Tells which row each row goes on from, whenever beams reorder the cache of these inputs."""
+    cache = inputs.get("past_key_values")
+    reorder = getattr(cache, "reorder_cache", None)
+    if reorder is None:
+        return
+
+    def both(beam_idx: Tensor) -> None:
+        reorder(beam_idx)
+        moved(beam_idx)
+
+    cache.reorder_cache = both  # type: ignore[union-attr]  # of this one sequence's cache

@@ -83,7 +83,8 @@ def run_demo(out: Path, *, quick: bool, as_json: bool) -> None:
         results.save(out / "results.json")
         save_answers(answers, out / "answers.jsonl")
         note("rendering the report", 0.99)
-        page = _report(out, results, answers, _choices(outcomes, compared), hashes, fits)
+        chosen = _choices(outcomes, compared)
+        page = _report(out, results, answers, choices=chosen, hashes=hashes, fits=fits)
     if as_json:
         print_json(json.loads((out / "results.json").read_text("utf-8")))
         return
@@ -148,6 +149,7 @@ def _report(
     out: Path,
     results: Results,
     answers: Sequence[AnswerRecord],
+    *,
     choices: Mapping[str, Choice],
     hashes: Mapping[str, str],
     fits: Mapping[str, Sequence[Entry]],

@@ -14,12 +14,17 @@ def write_fit_report(what: str | None, out: Path) -> Path:
     """Writes the page.
 
     Raises:
-        RecipeError: `what` is no policy, or a policy without records.
+        RecipeError: `what` is no policy, or a policy without records; or `out` is inside it.
     """
     if what is None or not is_policy(what):
         raise RecipeError(
             f"--report draws how a policy was fitted, and {what or 'nothing'} was given. Give the "
             "folder of a policy."
+        )
+    if out.resolve().is_relative_to(Path(what).resolve()):
+        raise RecipeError(
+            f"{out} is inside the policy {what}, which holds its own two files and no other. Write "
+            "the page beside it."
         )
     artifact = load_artifact(what)
     records = of_provenance(artifact.provenance)

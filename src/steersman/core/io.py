@@ -164,7 +164,7 @@ def load_artifact(
         raise ArtifactError(f"{path / TENSORS} holds tensors that no part uses: {sorted(unused)}.")
     _refuse_not_finite(policy, str(path))
     _refuse_unfit(policy, model, str(path))
-    provenance = _as_table(manifest["provenance"], path)
+    provenance = _provenance(manifest["provenance"], path)
     unknown = not model.fingerprint and "imported_from" not in provenance
     if spec is not None and spec.fingerprint and unknown and not force:
         raise ModelMismatchError(
@@ -248,32 +248,61 @@ def _as_table(value: Plain, path: Path) -> dict[str, Plain]:
     return value
 
 
+def _provenance(value: Plain, path: Path) -> dict[str, Plain]:
+    table = _as_table(value, path)
+    try:
+        json.dumps(table, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # of JSON, and of half a character
+        raise ArtifactError(
+            f"{path / MANIFEST}: provenance holds what cannot be stored ({error}). Copy the "
+            "artifact again, or fit it again."
+        ) from error
+    return table
+
+
 def _refuse_unfit(policy: Policy, model: ModelSpec, source: str) -> None:
     """Runs the policy on the meta device, where shapes are checked and nothing is computed."""
-    num, width = 2, model.d_model
+    problems: list[Exception] = []
+    for heads in _head_widths(policy, model):
+        try:
+            return _run_on_meta(policy, model.d_model, heads)
+        except (RuntimeError, ValueError, IndexError, TypeError, OverflowError) as error:
+            problems.append(error)
+    raise ArtifactError(
+        f"{source}: the tensors do not fit together, or not states of {model.d_model} numbers "
+        f"({str(problems[0]).splitlines()[0]}). Fit it again."
+    ) from problems[0]
+
+
+def _head_widths(policy: Policy, model: ModelSpec) -> tuple[int, ...]:
+    """How wide heads side by side may be: a spec does not say it, tensors of the policy do."""
+    sites = {*policy.sites, *(read.site for read in policy.reads)}
+    if all(site.point != "attn_heads" for site in sites):
+        return (model.d_model,)
+    tensors: dict[str, torch.Tensor] = {}
+    encode(policy, tensors)
+    found = {t.shape[-1] for t in tensors.values() if t.dim()}
+    shared = sorted(n for n in found if n and n % (model.num_heads or 1) == 0)
+    return tuple(dict.fromkeys((model.d_model, *shared)))
+
+
+def _run_on_meta(policy: Policy, width: int, heads: int) -> None:
+    num = 2
     zeros = torch.zeros(num, dtype=torch.long, device="meta")
-    h = torch.zeros(num, width, device="meta")
-    try:
-        on_meta = policy.to("meta")
-        vectors = {n: h for n, s in policy.steerers.items() if s.synthesizer.needs_vector}
-        state = on_meta.init(num, h, vectors)
-        for site in sorted({*policy.sites, *(r.site for r in policy.reads)}, key=lambda s: s.depth):
-            x = Tokens(site, h, zeros, zeros, zeros, zeros)
-            state = on_meta.observe(x, state)
-            for name, steerer in on_meta.steerers.items():
-                if site in steerer.sites:
-                    made = steerer.synthesizer(x, state[name].synthesizer)
-                    if site.point == "attn_heads" and made.shape[-1] % (model.num_heads or 1) == 0:
-                        # heads side by side have a width of their own, the same for all steerers
-                        x = x.with_h(torch.zeros(num, made.shape[-1], device="meta"))
-                    if made.shape[-1] != x.h.shape[-1] or not made.is_floating_point():
-                        raise ValueError(f"{name} makes vectors {tuple(made.shape)}, {made.dtype}")
-            on_meta(x, state, torch.ones(num, device="meta"))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ArtifactError(
-            f"{source}: the tensors do not fit together, or not states of {width} numbers "
-            f"({str(error).splitlines()[0]}). Fit it again."
-        ) from error
+    like = torch.zeros(num, width, device="meta")
+    on_meta = policy.to("meta")
+    vectors = {n: like for n, s in policy.steerers.items() if s.synthesizer.needs_vector}
+    state = on_meta.init(num, like, vectors)
+    for site in sorted({*policy.sites, *(r.site for r in policy.reads)}, key=lambda s: s.depth):
+        h = torch.zeros(num, heads, device="meta") if site.point == "attn_heads" else like
+        x = Tokens(site, h, zeros, zeros, zeros, zeros)
+        state = on_meta.observe(x, state)
+        for name, steerer in on_meta.steerers.items():
+            if site in steerer.sites:
+                made = steerer.synthesizer(x, state[name].synthesizer)
+                if made.shape[-1] != h.shape[-1] or not made.is_floating_point():
+                    raise ValueError(f"{name} makes vectors {tuple(made.shape)}, {made.dtype}")
+        on_meta(x, state, torch.ones(num, device="meta"))
 
 
 def _refuse_not_finite(policy: Policy, source: str) -> None:

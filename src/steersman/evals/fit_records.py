@@ -121,6 +121,10 @@ class Bin:
     rate: float
     n: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1 or self.n < 0:
+            raise DataError(f"the rate {self.rate} of {self.n} rows is no share.")
+
 
 @dataclass(frozen=True, slots=True)
 class GateQuality:
@@ -165,6 +169,10 @@ class ExpertUsage:
     usage: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.experts < 1:
+            raise DataError(f"{self.experts} experts are none.")
+        if unknown := [k for k in self.scores if not (k.isascii() and k.isdecimal())]:
+            raise DataError(f"scores are by number of clusters, not by {unknown[0]!r}.")
         for name, shares in (("sizes", self.sizes), *self.usage.items()):
             if len(shares) != self.experts:
                 raise DataError(f"{name} has {len(shares)} values for {self.experts} experts.")

@@ -26,8 +26,9 @@ class Recheck(Gate[Tensor]):
 
     Behind `inner`'s site a token is written by its own check. Before it, where the check of that
     token is still to come, by the check of the tokens before; generation then begins with a probe
-    pass, and later checks see states that were steered. `inner` was fitted on prompts: whether it
-    can judge answers must be measured.
+    pass, later checks see states that were steered, and a cache is needed: one pass over prompt
+    and answer cannot repeat them. `inner` was fitted on prompts: whether it can judge answers must
+    be measured.
     """
 
     inner: ContextGate

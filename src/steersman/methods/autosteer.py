@@ -41,9 +41,10 @@ class AutoSteer(Method[Dataset]):
 
     `targets` says what is to be said, by behaviour, with the placeholders of a contrast. The
     prober opens for these behaviours unless it names its own. With `score`, its layer is the best
-    of `layers`, told by rows that share `labels.pair`; without, the layer of `prober.read`. Its
-    error counts pairs with the same label `cluster_by` as one. With `recheck_every`, it decides
-    again after every so many tokens of the answer.
+    of `layers`, told by rows that share `labels.pair`; without, the layer of `prober.read`. Rows
+    that the prober holds out have no say, so that its figures and its threshold are of new rows.
+    The score's error counts pairs with the same label `cluster_by` as one. With `recheck_every`,
+    the prober decides again after every so many tokens of the answer.
     """
 
     site: Site
@@ -87,21 +88,21 @@ class AutoSteer(Method[Dataset]):
     def _prober(self, model: Model, data: Dataset, log: FitLog) -> ProberFit:
         """The prober for the targets' behaviours, at its layer."""
         behaviours = self.prober.behaviours or tuple(self.targets)
-        read = self.prober.read
-        if self.score is not None:
-            sites = self.layers(model.spec)
-            site = choose_layer(
-                model,
-                data.rows,
-                read=read,
-                sites=sites,
-                score=self.score,
-                cluster_by=self.cluster_by,
-                behaviours=behaviours,
-                log=log,
-            )
-            read = replace(read, site=site)
-        return replace(self.prober, read=read, behaviours=behaviours)
+        prober = replace(self.prober, behaviours=behaviours)
+        if self.score is None:
+            return prober
+        held = prober.split(data.rows).held.tolist()
+        site = choose_layer(
+            model,
+            [row for row, out in zip(data.rows, held, strict=True) if not out],
+            read=prober.read,
+            sites=self.layers(model.spec),
+            score=self.score,
+            cluster_by=self.cluster_by,
+            behaviours=behaviours,
+            log=log,
+        )
+        return replace(prober, read=replace(prober.read, site=site))
 
     def _rechecked(self, gate: ContextGate) -> Gate[Any]:
         return Recheck(inner=gate, every=self.recheck_every) if self.recheck_every else gate

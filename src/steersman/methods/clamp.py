@@ -17,6 +17,7 @@ from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
 from steersman.methods.contrast import (
     ContrastRule,
+    check_mean,
     contrast_states,
     norm_factors,
     scaled,
@@ -61,6 +62,7 @@ class DirectionalClamp(Method[Dataset]):
         positive, negative = contrast_states(model, rule, rows, [self.site])[self.site]
         z = positive - negative
         vector = scaled(rows, z, norm_factors(rule, rows, z)).mean(0)
+        check_mean({self.site: vector})
         along = positive @ (vector / vector.norm())
         ends = torch.tensor([self.low_quantile, self.high_quantile])
         low, high = torch.quantile(along, ends).tolist()

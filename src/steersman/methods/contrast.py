@@ -141,15 +141,32 @@ def mean_contrast(
             its own, with norms matched as the rule says.
 
     Raises:
-        DataError: no row is steered, or one has a behaviour that the rule does not know.
+        DataError: no row is steered, one has a behaviour that the rule does not know, or the
+            vectors are zero at every site.
     """
     wanted = rule if behaviour is None else rule.only(behaviour)
     steered = [rows[i] for i in steered_rows(rows)]
     z = contrast_vectors(model, wanted, steered, sites)
-    return {
+    means = {
         site: scaled(steered, z[site], norm_factors(wanted, steered, z[site])).mean(0)
         for site in sites
     }
+    check_mean(means)
+    return means
+
+
+def check_mean(means: Mapping[Site, Float[Tensor, " d"]]) -> None:
+    """Refuses mean contrast vectors that steer nothing.
+
+    Raises:
+        DataError: they are zero at every site.
+    """
+    if not any(bool(vector.any()) for vector in means.values()):
+        raise DataError(
+            f"The mean contrast vector is zero at {', '.join(map(str, means))}: both completions "
+            "give the same state there, so there is nothing to steer by. Read another token "
+            "(contrasts.position), or a later site."
+        )
 
 
 def norm_factors(

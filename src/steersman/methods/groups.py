@@ -36,6 +36,14 @@ def row_groups(rows: Sequence[Row], labels: Sequence[str] = ()) -> list[int]:
     return linked([{*image_key(row), *label_keys(row, ("pair", *labels))} for row in rows])
 
 
+def members(group: Sequence[int]) -> list[list[int]]:
+    """Indices of the items of each group, in the order in which groups come up."""
+    found: dict[int, list[int]] = {}
+    for i, name in enumerate(group):
+        found.setdefault(name, []).append(i)
+    return list(found.values())
+
+
 def label_keys(row: Row, names: Iterable[str]) -> set[tuple[str, str]]:
     """The labels of a row among `names`, as keys."""
     return {(name, as_key(row.labels[name])) for name in names if name in row.labels}

@@ -24,6 +24,7 @@ from steersman.core.types import ModelSpec, Scope, Site
 from steersman.data.rows import Dataset, Row
 from steersman.gates.always import AlwaysOpen
 from steersman.methods.contrast import ContrastRule, contrast_states, steered_rows
+from steersman.methods.groups import row_groups
 from steersman.operators.add import Add
 from steersman.selectors.layers import FractionalDepth
 from steersman.synthesizers.static import StaticVector
@@ -44,7 +45,7 @@ class ITI(Method[Dataset]):
     The scope is the paper's: the last token of every step, from the last prompt token on.
 
     Departs from the paper: the two sides are completions as `contrasts` says, not questions with
-    true and false answers; rows that share the label "pair" are held out together.
+    true and false answers; rows that share the label "pair" or an image are held out together.
     """
 
     contrasts: ContrastRule
@@ -105,12 +106,12 @@ class ITI(Method[Dataset]):
         return sites
 
     def _held_out(self, rows: Sequence[Row]) -> Bool[np.ndarray, " n"]:
-        """Rows that score the probes; those of a minimal pair are on one side."""
-        groups = [str(row.labels.get("pair", row.id)) for row in rows]
+        """Rows that score the probes; those of a pair, or with one image, are on one side."""
+        groups = row_groups(rows)
         if len(set(groups)) < 2:
             raise DataError(
-                f"ITI scores its probes on held-out rows, but there are {len(rows)} rows to steer, "
-                "all of one pair. Add rows."
+                f"ITI scores its probes on held-out rows, but the {len(rows)} rows to steer are "
+                "one group (same labels.pair or image). Add rows."
             )
         split = GroupShuffleSplit(1, test_size=self.validation, random_state=self.seed)
         _, chosen = next(split.split(rows, groups=groups))

@@ -38,7 +38,7 @@ from steersman.core.types import Scope, Site, Tokens
 from steersman.data.rows import Dataset, Row
 from steersman.gates.always import AlwaysOpen
 from steersman.methods.contrast import ContrastRule, contrast_states, steered_rows
-from steersman.methods.threshold import row_groups
+from steersman.methods.groups import members, row_groups
 from steersman.operators.add import Add
 
 
@@ -185,7 +185,7 @@ def _both_sides(rows: Sequence[Row], share: float) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: there is one group only.
     """
-    groups = row_groups(rows)
+    groups = members(row_groups(rows))
     if len(groups) < 2:
         raise DataError(
             f"The {len(rows)} rows to steer are one group (same labels.pair or image), so none can "

@@ -20,13 +20,14 @@ from steersman.core.types import Read
 from steersman.data.rows import Dataset, Row
 from steersman.gates.prober import ProberGate
 from steersman.methods.contexts import read_contexts, two_sides
-from steersman.methods.groups import row_groups
+from steersman.methods.groups import members, row_groups
 from steersman.methods.prober_quality import (
     Calibrate,
     Line,
     calibration,
     cross_calibrated,
     figures,
+    kinds_of,
     reliability,
     threshold_for,
 )
@@ -48,6 +49,16 @@ class Net(NamedTuple):
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         hidden = torch.relu((x - self.mean) / self.scale @ self.weight1.T + self.bias1)
         return hidden @ self.weight2 + self.bias2
+
+
+class Split(NamedTuple):
+    """By row: whether it opens the gate, the number of its group (empty if none is held out), and
+    whether it is held out.
+    """
+
+    positive: Bool[Tensor, " n"]
+    group: Sequence[int]
+    held: Bool[Tensor, " n"]
 
 
 @part("prober_fit")
@@ -117,10 +128,7 @@ class ProberFit(GateMethod[Dataset]):
 
     def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> ProberGate:
         model.spec.check([self.read.site], "The prober")
-        positive = torch.zeros(len(data.rows), dtype=torch.bool)
-        positive[two_sides(data.rows, self.behaviours)[0]] = True
-        group = row_groups(data.rows, self.hold_out_by) if self.held_out else []
-        held = hold_out(positive, group, share=self.held_out, seed=self.seed)
+        positive, group, held = self.split(data.rows)
         x = read_contexts(model, data.rows, self.read)
         train = self._trained if self.loss == "logits" else self._as_released
         net = train(x[~held], positive[~held])
@@ -130,8 +138,10 @@ class ProberFit(GateMethod[Dataset]):
         line = calibration(logits, y, self.calibrate)
         threshold = self.threshold
         if self.max_false_positives is not None:
-            alone = self._gate(net, line, 0.0).probability(x[held & ~positive])
-            threshold = threshold_for(alone, self.max_false_positives)
+            alone = held & ~positive
+            p = self._gate(net, line, 0.0).probability(x[alone])
+            groups = [group[i] for i in alone.nonzero()[:, 0].tolist()]
+            threshold = threshold_for(p, self.max_false_positives, groups)
         gate = self._gate(net, line, threshold)
         chosen = held.nonzero()[:, 0].tolist()
         groups = [group[i] for i in chosen]
@@ -139,6 +149,19 @@ class ProberFit(GateMethod[Dataset]):
         rows = [data.rows[i] for i in chosen]
         report(log, gate, rows=rows, states=x[held], positive=y, group=groups, cross=p)
         return gate
+
+    def split(self, rows: Sequence[Row]) -> Split:
+        """Which rows open the gate, their groups, and which ones nothing may be learned from.
+
+        Raises:
+            DataError: rows of one kind, or groups that cannot be split.
+        """
+        positive = torch.zeros(len(rows), dtype=torch.bool)
+        positive[two_sides(rows, self.behaviours)[0]] = True
+        group = row_groups(rows, self.hold_out_by) if self.held_out else []
+        return Split(
+            positive, group, hold_out(positive, group, share=self.held_out, seed=self.seed)
+        )
 
     def _gate(self, net: Net, line: Line, threshold: float) -> ProberGate:
         """The calibration becomes part of the last layer."""
@@ -215,11 +238,9 @@ def hold_out(
     held = torch.zeros_like(positive)
     if not share:
         return held
-    members: dict[int, list[int]] = {}
-    for i, g in enumerate(group):
-        members.setdefault(g, []).append(i)
+    groups = members(group)
     strata: dict[tuple[bool, bool], list[list[int]]] = {}
-    for chosen in members.values():
+    for chosen in groups:
         kinds = positive[chosen]
         strata.setdefault((bool(kinds.any()), bool(kinds.all())), []).append(chosen)
     draw = torch.Generator().manual_seed(seed)
@@ -232,7 +253,7 @@ def hold_out(
     for kept in (held, ~held):
         if len(positive[kept].unique()) < 2:
             raise DataError(
-                f"{len(positive)} rows in {len(members)} groups (by labels.pair, image and "
+                f"{len(positive)} rows in {len(groups)} groups (by labels.pair, image and "
                 "hold_out_by) cannot be split so that both parts have rows to steer and rows to "
                 "leave alone. Give more rows, shorten hold_out_by, or write held_out = 0."
             )
@@ -260,7 +281,7 @@ def report(
     for row, value in zip(rows, p.tolist(), strict=True):
         scores.setdefault(row.behaviour, []).append(value)
     log.add("gate_scores", **head, score="probability", groups=scores)
-    kinds = [str(row.labels["kind"]) if "kind" in row.labels else None for row in rows]
-    table = figures(p, positive, threshold=gate.threshold, kinds=kinds, group=group)
+    opened = p > gate.threshold
+    table = figures(p, positive, opened=opened, kinds=kinds_of(rows), group=group)
     bins, ece = reliability(cross, positive)
     log.add("gate_quality", **head, rows=table, ece=ece, reliability=bins)

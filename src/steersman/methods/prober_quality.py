@@ -1,7 +1,7 @@
 """What a prober's probabilities are worth on rows that it was not trained on. Pure functions.
 
 p = sigmoid(slope * logit + offset)                                            (calibration)
-threshold = k-th largest probability of a row to leave alone,
+threshold = k-th largest probability of a group of rows to leave alone,
             k the largest with P(Binomial(n, max_rate) < k) <= 0.05              (its choice)
 """
 
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from steersman.core.errors import DataError
 from steersman.core.fitlog import Json
+from steersman.data.rows import Row
+from steersman.methods.groups import members
 
 Calibrate = Literal["platt", "temperature", "none"]
 LEVEL = 0.95
@@ -70,7 +72,8 @@ def cross_calibrated(
     how: Calibrate,
 ) -> Float[Tensor, " n"]:
     """Probabilities, each by a calibration that was fitted without the row's own group."""
-    fold = torch.tensor(group) % min(FOLDS, len(set(group)))
+    place = torch.tensor(group).unique(return_inverse=True)[1]  # numbers may have gaps
+    fold = place % min(FOLDS, len(set(group)))
     p = torch.zeros_like(logits)
     for f in fold.unique():
         rest = fold != f
@@ -79,34 +82,37 @@ def cross_calibrated(
     return p
 
 
-def threshold_for(p: Float[Tensor, " n"], max_rate: float) -> float:
+def threshold_for(p: Float[Tensor, " n"], max_rate: float, group: Sequence[int]) -> float:
     """A threshold that at most `max_rate` of requests to leave alone exceed, with 95% confidence.
 
-    `p` are probabilities of n rows to leave alone that nothing was trained on. With threshold the
-    k-th largest of them, the share of such requests above it is at most Beta(k, n - k + 1), so it
-    is over `max_rate` with probability at most P(Binomial(n, max_rate) < k). k depends on n alone,
-    so the bound holds for the threshold that comes out (a one-sided tolerance limit; the same as
-    Clopper and Pearson's upper bound for k - 1 exceedances). In 95 of 100 fits the share among
-    further requests is at most `max_rate`, if rows are drawn independently from such requests. Any
-    increasing map that was fitted on the same rows leaves order and bound as they are.
+    `p` are probabilities of rows to leave alone that nothing was trained on. Rows of a group are
+    alike, so each of the n groups counts once, with its highest. With threshold the k-th largest
+    of them, the share of such groups above it is at most Beta(k, n - k + 1), so it is over
+    `max_rate` with probability at most P(Binomial(n, max_rate) < k). k depends on n alone, so the
+    bound holds for the threshold that comes out (a one-sided tolerance limit; the same as Clopper
+    and Pearson's upper bound for k - 1 exceedances). In 95 of 100 fits the share among further
+    requests is at most `max_rate`, if each is like a row of a further group and groups are drawn
+    independently. Any increasing map that was fitted on the same rows leaves order and bound as
+    they are.
 
     Raises:
         DataError: there are too few rows for any threshold, or none below 1 will do.
     """
-    n = len(p)
+    highest = torch.tensor([float(p[rows].max()) for rows in members(group)], dtype=p.dtype)
+    n = len(highest)
     k = int((stats.binom.cdf(np.arange(n), n, max_rate) <= 1 - LEVEL).sum())
     if k == 0:
         needed = math.ceil(math.log(1 - LEVEL) / math.log1p(-max_rate))
         raise DataError(
             f"max_false_positives {max_rate:g} needs at least {needed} held-out rows to leave "
-            f"alone, to hold with {LEVEL:.0%} confidence; there are {n}. Add such rows, hold out a "
-            "larger share, or allow a higher rate."
+            f"alone, to hold with {LEVEL:.0%} confidence; there are {n} (those of a group count "
+            "once). Add such rows, hold out a larger share, or allow a higher rate."
         )
-    value = float(p.sort(descending=True).values[k - 1])
+    value = float(highest.sort(descending=True).values[k - 1])
     if value >= 1:
         raise DataError(
-            f"{k} held-out rows to leave alone have the probability 1, so no threshold keeps "
-            f"false positives at {max_rate:g}. Calibrate by platt, or read at another layer."
+            f"{k} held-out groups of rows to leave alone have the probability 1, so no threshold "
+            f"keeps false positives at {max_rate:g}. Calibrate by platt, or read at another layer."
         )
     return value
 
@@ -153,29 +159,57 @@ def reliability(
 
 
 def figures(
-    p: Float[Tensor, " n"],
+    score: Float[Tensor, " n"],
     positive: Bool[Tensor, " n"],
     *,
-    threshold: float,
+    opened: Bool[Tensor, " n"],
     kinds: Sequence[str | None],
     group: Sequence[int],
 ) -> list[dict[str, Json]]:
-    """AUROC, recall and false positives of all rows, and of the rows of each kind."""
+    """AUROC, recall and false positives of all rows, and of the rows of each kind.
+
+    Args:
+        score: what is ranked for AUROC; higher for rows to steer.
+        opened: for which rows the gate opens.
+        group: rows of one group may be alike, and intervals know it.
+    """
     made: list[dict[str, Json]] = []
-    opened = p > threshold
+    groups = np.array(group)
     for kind in (None, *sorted({k for k in kinds if k is not None})):
         mine = torch.tensor([kind is None or k == kind for k in kinds])
         name, y = kind or "all", positive[mine]
         if bool(y.any()) and not bool(y.all()):
-            groups = np.array(group)[mine.numpy()].tolist()
-            made.append(_row("AUROC", name, auroc(p[mine], y, groups), len(y)))
+            own = groups[mine.numpy()].tolist()
+            made.append(_row("AUROC", name, auroc(score[mine], y, own), len(y)))
         for what, side in (("recall", positive), ("false positives", ~positive)):
             if n := int((mine & side).sum()):
-                hits = int((mine & side & opened).sum())
-                interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
-                value = (hits / n, float(interval.low), float(interval.high))
-                made.append(_row(what, name, value, n))
+                own = groups[(mine & side).numpy()].tolist()
+                made.append(_row(what, name, rate(opened[mine & side], own), n))
     return made
+
+
+def kinds_of(rows: Sequence[Row]) -> list[str | None]:
+    """The label `kind` of each row, as text."""
+    return [str(row.labels["kind"]) if "kind" in row.labels else None for row in rows]
+
+
+def rate(hits: Bool[Tensor, " n"], group: Sequence[int]) -> tuple[float, float, float]:
+    """The share of hits and its 95% interval: Wilson's, of as many rows as the groups are worth.
+
+    Rows of a group are alike, so n rows are worth n / deff, deff (Kish's design effect, 1 or more)
+    the variance of the share by groups over that by rows. At 0 and 1 no variance is seen, and each
+    group counts once.
+    """
+    x, at = hits.double().numpy(), np.unique(group, return_inverse=True)[1]
+    n, p = len(x), float(x.mean())
+    k = int(at.max()) + 1
+    worth = float(k)
+    if 0 < p < 1 and k > 1:
+        by_group = float((np.bincount(at, x - p) ** 2).sum()) * k / (k - 1)
+        worth = n / max(1.0, by_group / (n * p * (1 - p) * n / (n - 1)))
+    middle = (p + Z * Z / (2 * worth)) / (1 + Z * Z / worth)
+    reach = Z * math.sqrt(p * (1 - p) / worth + (Z / (2 * worth)) ** 2) / (1 + Z * Z / worth)
+    return p, max(0.0, min(p, middle - reach)), min(1.0, max(p, middle + reach))
 
 
 def _row(name: str, group: str, value: tuple[float, float, float], n: int) -> dict[str, Json]:

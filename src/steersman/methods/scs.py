@@ -16,14 +16,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from steersman.core.errors import DataError, RecipeError
-from steersman.core.fitlog import NO_LOG, FitLog, Json
+from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.ops import EPS
 from steersman.core.part import part
 from steersman.core.roles import GateMethod, Model
@@ -31,8 +30,8 @@ from steersman.core.types import Read
 from steersman.data.rows import LEAVE_ALONE, Dataset, Row
 from steersman.gates.subspace import Logistic, Quantile, SubspaceGate
 from steersman.methods.contexts import read_contexts, two_sides
-from steersman.methods.groups import row_groups
-from steersman.methods.prober_quality import auroc, reliability
+from steersman.methods.groups import members, row_groups
+from steersman.methods.prober_quality import figures, kinds_of, reliability
 
 FOLDS = 4  # the curve that judges a row was fitted on the other three quarters
 DECISION = {"logistic": 0.5, "quantile": 1.0}  # the curve's value at the paper's hard threshold
@@ -56,7 +55,7 @@ class Subspace(NamedTuple):
 class Judged(NamedTuple):
     """Held-out rows, with the value of a curve that was fitted without them."""
 
-    kinds: Sequence[str]
+    kinds: Sequence[str | None]
     groups: Sequence[int]
     ratio: Float[Tensor, " n"]
     value: Float[Tensor, " n"]
@@ -76,7 +75,8 @@ class SCSFit(GateMethod[Dataset]):
     `floor` is where the gate begins to open; None takes 0.05 for graded gates (the paper's never
     close) and the paper's thresholds for hard ones: 0.5 (logistic), 1 (quantile).
 
-    The log has figures of held-out rows, each judged by a curve that was fitted without it.
+    The log has figures of held-out rows, each judged by a curve that was fitted without it. A row
+    whose gate reaches the floor counts as opened: graded gates touch it, if only a little.
 
     Departs from the paper: the curve is not made on the subspace's own rows; the logistic one is
     the optimum of the released loss (mean cross entropy + `l2` w^2, b free) instead of 100 epochs
@@ -136,7 +136,7 @@ class SCSFit(GateMethod[Dataset]):
         for fold in folds:
             others = [i for i in held if i not in set(fold)]
             value[fold] = self._curve(s[others], y[others])(s[fold])
-        kinds = [str(data.rows[i].labels.get("kind", "")) for i in held]
+        kinds = kinds_of([data.rows[i] for i in held])
         groups = [group[i] for i in held]
         self._tell(log, gate, Judged(kinds, groups, s[held], value[held], y[held]))
         return gate
@@ -200,19 +200,22 @@ class SCSFit(GateMethod[Dataset]):
         return Logistic(float(weight[0]), float(bias[0]))
 
     def _tell(self, log: FitLog, gate: SubspaceGate, held: Judged) -> None:
-        decision = gate.floor if self.opening == "hard" else DECISION[self.curve]
-        head = {"gate": gate.part_name, "threshold": threshold(gate.curve, decision)}
+        head = {"gate": gate.part_name, "threshold": threshold(gate.curve, gate.floor)}
         names = {"to steer": True, "to leave alone": False}
         sides = {name: held.ratio[held.steer == side].tolist() for name, side in names.items()}
         sides = {name: values for name, values in sides.items() if values}
         log.add("gate_scores", **head, score="energy ratio", groups=sides)
-        figures = quality("all", held, decision)
-        for kind in sorted(set(held.kinds) - {""}):
-            figures += quality(kind, held, decision)
+        table = figures(
+            held.ratio,
+            held.steer,
+            opened=held.value >= gate.floor,
+            kinds=held.kinds,
+            group=held.groups,
+        )
         bins, ece = [], None
         if self.curve == "logistic":
             bins, ece = reliability(held.value, held.steer)
-        log.add("gate_quality", **head, rows=figures, ece=ece, reliability=bins)
+        log.add("gate_quality", **head, rows=table, ece=ece, reliability=bins)
 
 
 def subspace(
@@ -242,12 +245,9 @@ def deal(
 
     Rows of one group come into one part.
     """
-    groups: dict[int, list[int]] = {}
-    for i, name in enumerate(group):
-        groups.setdefault(name, []).append(i)
     strata: dict[tuple[bool, ...], list[list[int]]] = {}
-    for members in groups.values():
-        strata.setdefault(tuple(sorted(set(y[members].tolist()))), []).append(members)
+    for together in members(group):
+        strata.setdefault(tuple(sorted(set(y[together].tolist()))), []).append(together)
     ends = np.cumsum(shares)
     parts: list[list[int]] = [[] for _ in shares]
     draw = torch.Generator().manual_seed(seed)
@@ -266,22 +266,3 @@ def threshold(curve: Quantile | Logistic, value: float) -> float:
     wanted = curve.epsilon * value ** (1 / curve.gamma)
     n = len(curve.ratios)
     return float(np.interp(wanted, np.arange(n + 1) / n, [0.0, *curve.ratios.tolist()]))
-
-
-def quality(kind: str, held: Judged, decision: float) -> list[dict[str, Json]]:
-    """AUROC, recall and false positives of a kind of rows, or of "all", where they are defined."""
-    mine = torch.tensor([kind in ("all", k) for k in held.kinds])
-    y, opened = held.steer[mine], held.value[mine] >= decision
-    values: dict[str, tuple[float, float, float, int]] = {}
-    if bool(y.any()) and not bool(y.all()):
-        groups = [g for g, chosen in zip(held.groups, mine.tolist(), strict=True) if chosen]
-        values["AUROC"] = (*auroc(held.ratio[mine], y, groups), len(y))
-    for name, side in (("recall", y), ("false positives", ~y)):
-        if n := int(side.sum()):
-            hits = int((opened & side).sum())
-            interval = binomtest(hits, n).proportion_ci(method="wilson")
-            values[name] = (hits / n, float(interval.low), float(interval.high), n)
-    return [
-        {"name": name, "group": kind, "value": value, "low": low, "high": high, "n": n}
-        for name, (value, low, high, n) in values.items()
-    ]

@@ -10,17 +10,15 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from PIL.Image import Image
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from steersman.core.errors import DataError, RecipeError
 from steersman.core.fitlog import FitLog
 from steersman.data.rows import Row
+from steersman.methods.groups import members, row_groups
+from steersman.methods.prober_quality import figures, kinds_of
 
 Comparator = Literal["larger", "smaller"]
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def hold_out(
     to_steer = set(steered)
     kind = [i in to_steer for i in range(len(rows))]
     missing = {k: max(1, math.floor(share * kind.count(k))) for k in (True, False)}
-    groups = row_groups(rows)
+    groups = members(row_groups(rows))
     held: list[int] = []
     draw = torch.Generator().manual_seed(seed)
     for g in torch.randperm(len(groups), generator=draw).tolist():
@@ -71,27 +69,6 @@ def hold_out(
                 "to hold some out: both sides need rows to steer and rows to leave alone. Add rows."
             )
     return kept, sorted(held)
-
-
-def row_groups(rows: Sequence[Row]) -> list[list[int]]:
-    """Indices of rows that share `labels.pair` or an image, directly or through others."""
-    leader = list(range(len(rows)))
-
-    def find(i: int) -> int:
-        while leader[i] != i:
-            i = leader[i]
-        return i
-
-    first: dict[tuple[str, object], int] = {}
-    for i, row in enumerate(rows):
-        image = id(row.image) if isinstance(row.image, Image) else row.image
-        for key in (("pair", row.labels.get("pair")), ("image", image)):
-            if key[1] is not None:
-                leader[find(i)] = find(first.setdefault(key, i))
-    members: dict[int, list[int]] = {}
-    for i in range(len(rows)):
-        members.setdefault(find(i), []).append(i)
-    return list(members.values())
 
 
 def best_cut(
@@ -139,36 +116,18 @@ def log_cut(
     """Records the scores of held-out rows and what the cut makes of them.
 
     The cut was chosen on the same rows, so its rates flatter it a little; AUROC does not depend on
-    it. Rates have Wilson intervals, AUROC the one of Hanley and McNeil (1982).
+    it.
     """
     sides = {"to steer": positive, "to leave alone": ~positive}
     groups = {name: scores[side].tolist() for name, side in sides.items()}
     log.add("gate_scores", gate=gate, score=score, threshold=cut.threshold, groups=groups)
-    opened = cut.opens(scores)
-    kinds = sorted({str(row.labels["kind"]) for row in rows if "kind" in row.labels})
-    table = [_auroc(scores if cut.comparator == "larger" else -scores, positive)]
-    for group in ("all", *kinds):
-        mine = torch.tensor([group in ("all", row.labels.get("kind")) for row in rows])
-        for name, side in (("recall", positive), ("false positives", ~positive)):
-            if n := int((mine & side).sum()):
-                table.append(_rate(name, group, int((mine & side & opened).sum()), n))
+    table = figures(
+        scores if cut.comparator == "larger" else -scores,
+        positive,
+        opened=cut.opens(scores),
+        kinds=kinds_of(rows),
+        group=row_groups(rows),
+    )
     log.add(
         "gate_quality", gate=gate, threshold=cut.threshold, rows=table, ece=None, reliability=[]
     )
-
-
-def _auroc(scores: Tensor, positive: Tensor) -> dict[str, str | float | int]:
-    a = float(roc_auc_score(positive.numpy(), scores.numpy()))
-    p, n = int(positive.sum()), int((~positive).sum())
-    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
-    error = math.sqrt(
-        max(0.0, a * (1 - a) + (p - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / (p * n)
-    )
-    low, high = max(0.0, a - Z95 * error), min(1.0, a + Z95 * error)
-    return {"name": "AUROC", "group": "all", "value": a, "low": low, "high": high, "n": p + n}
-
-
-def _rate(name: str, group: str, k: int, n: int) -> dict[str, str | float | int]:
-    interval = binomtest(k, n).proportion_ci(method="wilson")
-    low, high = float(interval.low), float(interval.high)
-    return {"name": name, "group": group, "value": k / n, "low": low, "high": high, "n": n}

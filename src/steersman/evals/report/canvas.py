@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -172,7 +173,10 @@ def tidy(ax: Axes, *, grid: Literal["x", "y", "both"] = "both") -> None:
 def svg(figure: Figure, prefix: str) -> str:
     """The SVG element alone: no prolog, no metadata, no name spaces, ids unique in the page."""
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    with warnings.catch_warnings():
+        # text stays text in the page, where the reader's own fonts have what this one lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
