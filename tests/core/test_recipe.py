@@ -77,7 +77,10 @@ def test_a_search_holds_paths_in_the_order_written(written):
         ("[steerers]", r"write \[steerers.safety\]"),
         ("[steerers]\na = 3", "steerers.a: a table is needed, not 3"),
         ("[steerers.a]\nsite = {}", "r.toml: steerers.a: which method"),
-        ("[steerers.a]\nmethod = 'mean'\ndata = 3", "steerers.a.data: the name of a suite, or a list.*not 3"),
+        (
+            "[steerers.a]\nmethod = 'mean'\ndata = 3",
+            "steerers.a.data: the name of a suite, or a list.*not 3",
+        ),
         ("[steerers.a]\nmethod = 'men'", "steerers.a: There is no method.*Did you mean 'mean'"),
         ("[steerers.'a.b']\nmethod = 'mean'", "steerers.a.b"),
         (f"data = 3\n{ONE}", "data: the name of a suite, or a list"),
