@@ -247,12 +247,13 @@ def test_what_would_fail_late_fails_first(folder, monkeypatch, words, says):
     assert (taken / "thesis.tex").read_text() == "mine"
 
 
-def test_rows_that_were_fitted_on_are_not_evaluated(folder, tiny_models):
+@pytest.mark.parametrize("limit", [(), ("--limit", "1")])
+def test_rows_that_were_fitted_on_are_not_evaluated(folder, tiny_models, limit):
     assert fit(folder).exit_code == 0
     card = {"suite": "safety", "markers": {"refuse": ["no"], "refer": ["yes"], "help": ["a"]}}
     (folder / "data/dataset.json").write_text(json.dumps(card))
     said = fails("eval", "--data", folder / "data", "--policy", folder / "policy", "--model", "a",
-                 "--out", folder / "out")  # fmt: skip
+                 "--out", folder / "out", *limit)  # fmt: skip
     assert "fitted on" in said
 
 

@@ -70,6 +70,8 @@ def test_a_search_holds_paths_in_the_order_written(written):
         (f"{ONE}\n[search]\nstrength = [1, 'much']", "strength = 'much'.*needs a float"),
         (f"{ONE}\n[search]\nstrength = 1", r"search.strength: a list of values.*not 1"),
         (f"{ONE}\n[search]\nstrength = []", "a list of values"),
+        (f"{ONE}\n[search]\nstrength = [1.0, 0.0]", "search.strength: a strength of 0 is the"),
+        (f"{ONE}\n[search]\ndata = ['a', 'b']", "search.data: this cannot be searched"),
         (f"{ONE}\n[search]\nname = ['a']", "search.name: this cannot be searched"),
         (f"search = 3\n{ONE}", "search: a table of paths"),
         (f"{MEAN}{TWO}", "method: unknown key beside steerers.*own table"),

@@ -106,3 +106,15 @@ def test_unchanged_counts_the_rows_to_be_left_alone():
     assert share.value == pytest.approx(2 / 3)
     assert (closed.metric, closed.value, closed.n) == ("unchanged_closed", 1.0, 2)
     assert unchanged(TEST, steered, plain) == ()
+
+
+def test_rows_that_were_learned_from_are_found_among_the_test_rows():
+    mixed = replace(TEST, rows=(*TEST.rows[:3], replace(FIT.rows[0], id="again")), hash="other")
+    with pytest.raises(DataError, match=r"1 rows \(again, ...\) ask what a row of pope/fit asks"):
+        check([recipe("good")], {"pope": Bench(mixed, FIT, CALIBRATION)})
+
+
+@pytest.mark.parametrize("names", [("p2s",), ("good", "Good"), ("Random",)])
+def test_a_name_that_results_could_not_tell_apart_is_refused(names):
+    with pytest.raises(RecipeError, match="Give it a name of its own"):
+        check([recipe(name) for name in names], SUITES)

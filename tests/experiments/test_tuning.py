@@ -91,7 +91,7 @@ def test_several_steerers_are_judged_by_the_mean_of_their_suites():
 
 def test_the_default_search_is_over_multiples_of_the_strength():
     plan = recipe("x", more="strength = 2.0")
-    assert default_space(plan) == {"strength": (1.0, 1.5, 2.0, 3.0, 4.0)}
+    assert default_space(plan) == {"strength": (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)}
 
 
 def test_strength_and_seed_are_found_behind_a_wrapper():
@@ -108,3 +108,47 @@ def test_a_layer_that_a_search_may_ask_for_is_checked_before_anything_runs():
     with pytest.raises(RecipeError, match=r"resid_post\[9\].*3 layers"):
         check_layers(plan, {"pope": FIT}, backend.spec)
     check_layers(recipe("x"), {"pope": FIT}, backend.spec)
+
+
+def about(data):
+    """The rows with the object that each is about, so that it can be held out."""
+    things = ("a", "b", "c", "a")
+    rows = tuple(
+        replace(row, labels={**row.labels, "object": thing})
+        for row, thing in zip(data.rows, things, strict=True)
+    )
+    return replace(data, rows=rows)
+
+
+def test_what_is_right_on_familiar_rows_alone_is_not_chosen_where_objects_are_held_out():
+    search = tuner(lambda policy: False)
+    fit, calibration = about(FIT), about(CALIBRATION)
+    familiar = search.fitter.policy(recipe("x")).policy.steerers["x"].synthesizer.vectors
+
+    def right(policy):
+        """Layer 1 does it if it was fitted on every row, layer 2 in any case."""
+        (steerer,) = policy.steerers.values()
+        layer = steerer.sites[0].layer
+        return layer == 2 or (layer == 1 and steerer.synthesizer.vectors.equal(familiar))
+
+    paths, found = '"site.layer" = [1, 2]', {}
+    for hold_out in ("", '[hold_out]\npope = "object"'):
+        backend = Planted(right, fit, calibration)
+        fitter = Fitter(MemoModel(backend), {"pope": fit})
+        tuned = Tuner(backend, fitter, {"pope": calibration}).tune(
+            recipe("x", f"{paths}\n{hold_out}")
+        )
+        found[hold_out] = tuned.choices["site.layer"]
+        asked = len(backend.asked)
+        assert asked == 2 * len(calibration)  # every row once for each candidate
+        fitted = tuned.fitted.policy.steerers["x"]
+        assert fitted.sites[0].layer == int(tuned.choices["site.layer"].best)
+    plain, held = found.values()
+    assert plain.best == "1" and held.best == "2"
+    assert [row.value for _, row in held.tried] == [0, 1] and held.tried[0][1].n == 4
+
+
+def test_holding_out_for_a_suite_that_teaches_nothing_is_refused():
+    search = tuner(at(0, 0.5))
+    with pytest.raises(RecipeError, match="hold_out names the suite 'popes'.*Did you mean 'pope'"):
+        search.tune(recipe("x", f'{SEARCH}\n[hold_out]\npopes = "object"'))

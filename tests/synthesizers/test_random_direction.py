@@ -27,6 +27,15 @@ def test_the_length_stays_and_the_direction_does_not():
     assert abs(float(torch.cosine_similarity(made[:1], INNER.vectors))) < 0.95
 
 
+def test_heads_side_by_side_may_be_wider_than_the_model():
+    wide = StaticVector(sites=(SITE,), vectors=torch.ones(1, 2 * D + 1))
+    part = RandomDirection(inner=wide)
+    x = pack([talk(0)], [(0, 0, 4)])
+    made = part(x, part.init(1, x.h))
+    assert made.shape == (4, 2 * D + 1)
+    assert torch.allclose(made.norm(dim=1), wide.vectors.norm().expand(4), rtol=1e-5)
+
+
 def test_another_seed_is_another_direction():
     x = pack([talk(0)], [(0, 0, 1)])
     first, second = (

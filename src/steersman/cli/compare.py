@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 from PIL import Image
@@ -19,7 +20,7 @@ from steersman.cli.shared import VERSION, open_data, open_model
 from steersman.cli.summary import by_kind, summaries
 from steersman.cli.world import FULL, seeds_of
 from steersman.core.errors import ArtifactError, DataError, RecipeError, nearest
-from steersman.core.io import load_artifact, save_artifact
+from steersman.core.io import load_artifact, refuse_other, save_artifact
 from steersman.core.recipe import Recipe
 from steersman.data.load import load as load_data
 from steersman.data.rows import Dataset
@@ -73,6 +74,8 @@ def run_compare(job: CompareJob, *, as_json: bool) -> None:
     refuse_foreign(job.out / RESULTS)
     benches = _benches(job, seeds[0])
     check(recipes, benches)
+    for seed, recipe in product(seeds, recipes):
+        refuse_other(_policy(job.out, recipe, seed))
     made: list[Compared] = []
     began = time.monotonic()
     with stages(quiet=as_json) as note:
@@ -85,11 +88,11 @@ def run_compare(job: CompareJob, *, as_json: bool) -> None:
                 check(recipes, benches)
             tell = _Teller(note, began, i, len(seeds), quiet=as_json)
             comparison = Comparison(
-                model, recipes, benches, seed, job.out / "cache", job.all_suites, tell
+                model, recipes, benches, seed, job.out / "cache" / job.dtype, job.all_suites, tell
             )
             made.append(comparison.run())
-            _save_policies(made[-1], recipes, model, job.out / POLICIES)
             _save(made, recipes, job)
+            _save_policies(made[-1], recipes, model, job.out)
     finish(job.out, as_json=as_json)
     if not as_json:
         say(f"done in {time.monotonic() - began:.0f} s")
@@ -171,11 +174,15 @@ class _Teller:
             )  # fmt: skip
 
 
-def _save_policies(made: Compared, recipes: Sequence[Recipe], model: HFModel, folder: Path) -> None:
+def _policy(out: Path, recipe: Recipe, seed: int) -> Path:
+    return out / POLICIES / f"{recipe.name}-{seed}"
+
+
+def _save_policies(made: Compared, recipes: Sequence[Recipe], model: HFModel, out: Path) -> None:
     for recipe in recipes:
         if not is_oracle(recipe):
             artifact = made.artifact(recipe.name, model.spec, VERSION)
-            save_artifact(artifact, folder / f"{recipe.name}-{made.seed}")
+            save_artifact(artifact, _policy(out, recipe, made.seed))
 
 
 def _save(made: Sequence[Compared], recipes: Sequence[Recipe], job: CompareJob) -> None:
@@ -226,7 +233,8 @@ def finish(out: Path, *, as_json: bool) -> None:
     """
     results = Results.load(out / RESULTS)
     about = results.meta.get("compare")
-    if not isinstance(about, Mapping):
+    wanted = {"seeds", "distinct", "subject", "recipes", "command", "choices"}
+    if not isinstance(about, Mapping) or not wanted <= set(about):
         raise DataError(f"{out / RESULTS} is not of a comparison. Run `steersman compare` first.")
     distinct = bool(about["distinct"])
     pooled = pool(results, distinct=distinct)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, say, stages
-from steersman.cli.shared import VERSION, open_artifact, open_data, open_model
+from steersman.cli.shared import VERSION, limited, open_artifact, open_data, open_model
 from steersman.cli.summary import summaries
 from steersman.core.errors import DataError, RecipeError
 from steersman.core.io import Artifact
@@ -41,7 +41,8 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
     """Measures on every data set given, and writes results.json and answers.jsonl."""
     if job.strength == 0:
         raise RecipeError("--strength is 0, which is the unsteered model. Give another number.")
-    sets = [open_data(source, limit=job.limit) for source in job.data]
+    whole = [open_data(source) for source in job.data]
+    sets = [limited(data, job.limit) for data in whole]
     suites = [str(data.meta.get("suite", "")) for data in sets]
     if len(set(suites)) < len(suites):
         raise RecipeError(
@@ -53,7 +54,7 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
         note("loading the model", 0.0)
         model = open_model(job.model, device=job.device, dtype=job.dtype)
         artifact = open_artifact(job.policy, model, force=job.force) if job.policy else None
-        for data in sets:
+        for data in whole:
             if artifact is not None and fitted_on(artifact.provenance, data):
                 raise RecipeError(
                     f"{data.source} holds the rows that {job.policy} was fitted on; figures on "

@@ -37,7 +37,15 @@ def open_artifact(path: Path, model: HFModel, *, force: bool) -> Artifact:
 
 def open_data(source: str, split: str | None = None, limit: int | None = None) -> Dataset:
     """Rows from a folder or the hub, the first `limit` of them."""
-    data = load_data(source, split)
+    return limited(load_data(source, split), limit)
+
+
+def limited(data: Dataset, limit: int | None) -> Dataset:
+    """The first rows.
+
+    Raises:
+        DataError: the limit is below 1.
+    """
     if limit is not None and limit < 1:
         raise DataError(f"--limit is {limit}; it must be 1 or more.")
     return data if limit is None else data.subset(limit)

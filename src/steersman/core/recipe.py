@@ -204,7 +204,10 @@ def _search(decoder: Decoder, table: Plain) -> dict[str, tuple[Plain, ...]]:
     for path, values in _leaves(table):
         if not isinstance(values, list) or not values:
             decoder.fail(f"search.{path}", f"a list of values to try is needed, not {values!r}.")
-        if path.split(".")[0] in ("name", "search", "hold_out"):
+        leaf = path.rpartition(".")[2]
+        if leaf == "strength" and 0 in values:
+            decoder.fail(f"search.{path}", "a strength of 0 is the unsteered model. Leave it out.")
+        if path.split(".")[0] in ("name", "search", "hold_out") or leaf == "data":
             decoder.fail(f"search.{path}", "this cannot be searched. Name a field of the method.")
         space[path] = tuple(values)
     return space

@@ -16,9 +16,10 @@ from steersman.core.recipe import Recipe
 from steersman.core.requests import Backend
 from steersman.core.steerer import Policy, RequestMethod
 from steersman.core.types import ModelSpec
+from steersman.data.overlap import asked_in_both
 from steersman.data.rows import LEAVE_ALONE, Dataset
 from steersman.evals.intervals import Estimate, rate
-from steersman.evals.names import CONTROLS, UNSTEERED
+from steersman.evals.names import CONTROLS, ORACLES, UNSTEERED
 from steersman.evals.records import AnswerRecord, Result, Results
 from steersman.evals.run import Evaluation
 from steersman.evals.suites import suite_for
@@ -38,7 +39,7 @@ from steersman.methods.fit import artifact, check_rows, teachers, with_metrics
 from steersman.synthesizers.random_direction import RandomDirection
 
 PROMPT, RANDOM = "prompt", "random"
-_PLAIN_NAME = re.compile(r"[\w+-][\w +-]*")
+_PLAIN_NAME = re.compile(r"[\w+-][\w +-]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -309,8 +310,10 @@ def check_model(recipes: Sequence[Recipe], suites: Mapping[str, Bench], spec: Mo
 def _check_names(recipes: Sequence[Recipe]) -> None:
     seen: dict[str, str] = {}
     for recipe in recipes:
-        if recipe.name in seen or recipe.name in CONTROLS:
-            taken = seen.get(recipe.name, "a baseline")
+        folded = recipe.name.casefold()  # folders may not tell cases apart
+        oracle = folded in ORACLES and not is_oracle(recipe)
+        if folded in seen or folded in CONTROLS or oracle:
+            taken = seen.get(folded, "a baseline or an oracle")
             raise RecipeError(
                 f"{recipe.source} is called {recipe.name!r}, and so is {taken}. Give it a name of "
                 'its own: name = "..."'
@@ -318,9 +321,9 @@ def _check_names(recipes: Sequence[Recipe]) -> None:
         if not _PLAIN_NAME.fullmatch(recipe.name):
             raise RecipeError(
                 f"{recipe.source} is called {recipe.name!r}, and files are named after it. Use "
-                "letters, digits, blanks, + and -."
+                "letters, digits, blanks, + and -, 80 at most."
             )
-        seen[recipe.name] = recipe.source
+        seen[folded] = recipe.source
 
 
 def _check_oracles(recipes: Sequence[Recipe], fit: Mapping[str, Dataset]) -> None:
@@ -350,6 +353,12 @@ def _refuse_shared(name: str, bench: Bench) -> None:
     if len(set(hashes)) < len(hashes):
         raise DataError(f"Two splits of the suite {name!r} hold the same rows. Draw others.")
     for rows in earlier:
+        if both := asked_in_both(rows, bench.test):
+            raise DataError(
+                f"{bench.test.source}: {len(both)} rows ({', '.join(both[:3])}, ...) ask what a "
+                f"row of {rows.source} asks about the same picture. Figures on them would flatter "
+                "every recipe: take them out of one of the two."
+            )
         if rows.meta.get("split") == "test":
             raise DataError(
                 f"{rows.source} says that it is a test split, and stands where recipes are "

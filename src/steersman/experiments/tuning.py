@@ -79,6 +79,8 @@ class Tuner:
             RecipeError: a suite that teaches the recipe has no calibration rows or no figure, or
                 the rows are a test split.
         """
+        for suite in recipe.hold_out:
+            held_out(recipe, self.fitter.data, self.calibration, suite)  # or say why not
         self.fitter.begin(recipe)
         best, choices = recipe, {}
         for path, values in (recipe.search if space is None else space).items():

@@ -113,7 +113,8 @@ def teachers(recipe: Recipe, data: Dataset | Mapping[str, Dataset]) -> dict[str,
                 f"{recipe.source}: which data set teaches the steerer {name!r}? There are "
                 f'{", ".join(sorted(sets))}. Write data = "{min(sets)}", for example.'
             )
-        found[name] = joined([sets[suite] for suite in plan.data or teaching])
+        wanted = dict.fromkeys(plan.data or teaching)
+        found[name] = joined([sets[suite] for suite in wanted])
     return found
 
 

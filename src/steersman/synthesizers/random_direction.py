@@ -38,5 +38,8 @@ class RandomDirection(Synthesizer[Any]):
 
     def __call__(self, x: Tokens, state: Any) -> Float[Tensor, "t d"]:
         inner, direction = state
-        length = self.inner(x, inner).float().norm(dim=-1, keepdim=True)
-        return length * direction[x.request]
+        vector = self.inner(x, inner).float()
+        wide, width = vector.shape[-1], direction.shape[-1]
+        if wide != width:  # attention heads side by side need not have the model's width
+            direction = unit(direction.repeat(1, -(-wide // width))[:, :wide])
+        return vector.norm(dim=-1, keepdim=True) * direction[x.request]
