@@ -36,3 +36,23 @@ def test_heads_and_layers_are_those_of_the_bundled_model():
     iti, ablation = method_of("iti"), method_of("ablation")
     assert isinstance(iti, ITI) and len(iti._sites(spec)) == 6
     assert isinstance(ablation, Ablation) and ablation.site == Site(4)
+
+
+RECIPES = sorted(path.stem for path in FOLDER.iterdir() if path.name.endswith(".toml"))
+
+
+def test_recipes_can_be_told_apart_and_say_which_rows_teach_them():
+    read = [read_recipe(FOLDER / f"{name}.toml") for name in RECIPES]
+    names = [recipe.name for recipe in read]
+    assert len(set(names)) == len(names) > 25
+    for recipe in read:
+        taught = {suite for plan in recipe.steerers.values() for suite in plan.data}
+        assert taught and taught <= {"safety", "pope", "utility"}
+        assert set(recipe.hold_out) <= taught
+
+
+def test_the_two_systems_and_their_ungated_forms_are_there():
+    assert {"autosteer", "lm_steer", "finesteer", "mose", "composed"} <= set(RECIPES)
+    refuse = method_of("autosteer")
+    assert refuse.targets == method_of("lm_steer").targets and refuse.site.point == "head_in"
+    assert method_of("finesteer").method.contrasts == method_of("mose").contrasts
