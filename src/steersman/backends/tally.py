@@ -12,7 +12,6 @@ from steersman.core.ops import per_request_sum
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Dose, Steerer
 from steersman.core.types import Tokens
-from steersman.operators.add import Add
 
 SCOPE, GATE, STRENGTH, WRITTEN, RELATIVE = range(5)
 ENDED = SteererTrace(0.0, 0.0, 0, 0, 0.0, "the answer ended before the scope began")
@@ -103,10 +102,10 @@ def _trace(name: str, steerer: Steerer, sums: list[float], was_read: bool) -> St
     if written == 0:
         reason = "the gate was closed" if sums[GATE] == 0 else "the vector is zero"
         per_input = bool(steerer.synthesizer.reads) or steerer.synthesizer.needs_vector
-        moves = isinstance(steerer.operator, Add)  # others may find a state as they want it
-        if sums[GATE] > 0 and not moves:
+        rests = steerer.operator.may_rest
+        if sums[GATE] > 0 and rests:
             reason = "the vector is zero, or the states needed no change"
-        if sums[GATE] > 0 and moves and not per_input:
+        if sums[GATE] > 0 and not rests and not per_input:
             raise NotSteeredError(
                 f"The steerer {name!r} changed none of {int(scope)} tokens in scope: its vector is "
                 "zero, or too small for the model's number type. Fit it again, or raise strength."

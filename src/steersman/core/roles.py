@@ -152,6 +152,8 @@ class Operator(Part):
     """HOW: a path from the identity. Strength 0 returns `h`, strength 1 the full edit."""
 
     role: ClassVar[str] = "operator"
+    may_rest: ClassVar[bool] = False
+    """Whether a state may be as wanted already, so that changing nothing is no fault."""
 
     @abstractmethod
     def __call__(

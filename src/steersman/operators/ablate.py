@@ -1,5 +1,7 @@
 """Ablate: takes the part of the state along the vector away."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +16,8 @@ class Ablate(Operator):
 
     Strength 1 leaves nothing along v, 2 mirrors the state, a negative one doubles what is there.
     """
+
+    may_rest: ClassVar[bool] = True
 
     def __call__(
         self, h: Float[Tensor, "t d"], v: Float[Tensor, "#t d"], strength: Float[Tensor, " t"]

@@ -1,6 +1,7 @@
 """Clamp: keeps the projection on the vector inside an interval."""
 
 import math
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +18,8 @@ class Clamp(Operator):
 
     A token whose projection lies in [low, high] keeps its bits.
     """
+
+    may_rest: ClassVar[bool] = True
 
     low: float
     high: float

@@ -1,6 +1,7 @@
 """Rotate: turns the state within a plane and keeps its length."""
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,8 @@ class Rotate(Operator):
     state's present angle in that plane and turn(.) the shorter way round, so strength 1 ends at
     `angle_deg` (0 is along v) and |h| never changes. A state without a part in the plane stays.
     """
+
+    may_rest: ClassVar[bool] = True
 
     b2: Float[Tensor, " d"]
     angle_deg: float = 0.0
