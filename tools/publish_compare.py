@@ -110,6 +110,7 @@ def page(results: Results) -> str:
         f"{head}\n## Safety\n\n{brief(results, SAFETY, measured(results, 'safety'))}\n"
         f"## Hallucination\n\n{brief(results, POPE, measured(results, 'pope'))}\n"
         f"## What was to be reached: {held} of {len(made)} hold\n\n{markdown(made)}\n"
+        "Judged by the point estimates.\n\n"
         f"{notes.read_text(encoding='utf-8') if notes.is_file() else ''}"
         f"## Every figure\n\n{table(results)}"
     )
