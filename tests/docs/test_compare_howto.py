@@ -11,7 +11,9 @@ PAGE = (Path(__file__).parents[2] / "docs/compare-howto.md").read_text(encoding=
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.S)
 
 
-@pytest.mark.parametrize("text", [b for b in BLOCKS if not b.startswith("[search]")])
+@pytest.mark.parametrize(
+    "text", [b for b in BLOCKS if not b.startswith(("[search]", "[hold_out]"))]
+)
 def test_every_recipe_of_the_page_is_read(text):
     assert parse_recipe(text, "page").steerers
 
@@ -24,3 +26,9 @@ def test_the_search_of_the_page_is_read_with_a_recipe():
         "page",
     )
     assert sum(map(len, recipe.search.values())) == 7
+
+
+def test_what_the_page_holds_out_is_read_with_a_recipe():
+    (held,) = (b for b in BLOCKS if b.startswith("[hold_out]"))
+    whole = next(b for b in BLOCKS if b.startswith("name ="))
+    assert parse_recipe(whole + held, "page").hold_out == {"safety": "object"}
