@@ -252,6 +252,8 @@ def test_a_preset_of_autosteer_is_no_preset_for_files_of_l2s(name, tmp_path):
 
 def test_the_worlds_recipe_is_a_refusal_alone():
     text = (files("steersman.world") / "recipes" / "autosteer.toml").read_text("utf-8")
-    method = parse_recipe(text, "autosteer.toml").method
+    recipe = parse_recipe(text, "autosteer.toml")
+    method = recipe.method
     assert isinstance(method, AutoSteer) and list(method.targets) == ["harmful"]
-    assert method.head.retention > 0 and method.site == Site(5, "head_in")
+    assert method.site == Site(5, "head_in") and HeadTraining().retention > 0
+    assert set(recipe.search["head.retention"]) == {0.0, 1.0}

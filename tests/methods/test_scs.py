@@ -232,7 +232,7 @@ def test_only_the_named_behaviours_are_steered():
     gate, log = fitted(replace(EXAMPLES[0], behaviours=("expert",), k=2), tiny.llama(), rows(48))
     groups = log["gate_scores"]["groups"]
     assert [len(groups[g]) for g in ("to steer", "to leave alone")] == [8, 16]
-    with pytest.raises(DataError, match="the behaviour object"):
+    with pytest.raises(DataError, match="No row has the behaviour 'object'"):
         replace(EXAMPLES[0], behaviours=("object",)).fit(tiny.llama(), rows())
 
 

@@ -30,7 +30,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rows; for a smoke test.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit L2S on the bundled model, evaluate it, and write a page that shows the difference."""
+    """Fit L2S, AutoSteer and FineSteer on the bundled model and write a page about them."""
     from steersman.cli.demo import run_demo
 
     run_demo(out, quick=quick, as_json=as_json)
@@ -178,9 +178,11 @@ def show(
     from steersman.cli.show import run_show
 
     if report is not None:
+        from steersman.cli.console import err
         from steersman.cli.fit_report import write_fit_report
 
-        write_fit_report(what, report)
+        page = write_fit_report(what, report)
+        err.print(f"report  {page}", markup=False, highlight=False, soft_wrap=True)
     run_show(what, as_json=as_json)
 
 

@@ -4,7 +4,6 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,8 +26,7 @@ from steersman.cli.world import (
     world_splits,
 )
 from steersman.core.io import save_artifact
-from steersman.core.recipe import Recipe
-from steersman.core.tree import Plain
+from steersman.core.recipe import SearchSpace
 from steersman.data.load import load as load_data
 from steersman.evals.choose import Choice
 from steersman.evals.fit_records import Entry, of_provenance
@@ -113,22 +111,21 @@ def _images(data: Path) -> dict[tuple[str, str], Image.Image]:
 
 
 def _systems(model: HFModel, data: Path, ladder: Outcome, cache: Path, note: Note) -> Compared:
-    """AutoSteer and FineSteer beside the ladder of the safety suite, on the same rows."""
+    """AutoSteer and FineSteer beside the ladder of the safety suite, on the same rows.
+
+    As their recipes are written: `steersman compare` searches what they leave open.
+    """
     recipes = read_recipes([Path(name) for name in SYSTEMS])
     splits = world_splits(data, "safety")
     suites = {
         "safety": Bench(splits.test, splits.fit, splits.calibration),
         "utility": Bench(load_data(data / "utility" / "test")),
     }
-    short = [replace(r, search=_only_strengths(r)) for r in recipes]
+    as_written: dict[str, SearchSpace] = {recipe.name: {} for recipe in recipes}
     return Comparison(
-        model, short, suites, cache=cache / "systems", note=note, given=ladder.evaluations
-    ).run()
-
-
-def _only_strengths(recipe: Recipe) -> dict[str, tuple[Plain, ...]]:
-    """What a search may try without fitting again, to be quick."""
-    return {path: v for path, v in recipe.search.items() if path.endswith("strength")}
+        model, recipes, suites, cache=cache / "systems", note=note, given=ladder.evaluations,
+        spaces=as_written,
+    ).run()  # fmt: skip
 
 
 def _choices(outcomes: Mapping[str, Outcome], compared: Compared) -> dict[str, Choice]:

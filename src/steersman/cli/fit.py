@@ -7,10 +7,11 @@ from pathlib import Path
 
 from steersman.backends.hf import HFModel
 from steersman.cli.console import err, print_json, say, stages
+from steersman.cli.recipes import open_recipe
 from steersman.cli.shared import VERSION, open_data, open_model
 from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.io import Artifact, refuse_other, save_artifact
-from steersman.core.recipe import Recipe, read_recipe
+from steersman.core.recipe import Recipe
 from steersman.core.tree import Plain, encode
 from steersman.core.types import ModelSpec
 from steersman.data.rows import Dataset
@@ -28,7 +29,7 @@ from steersman.methods.fit import (
     teachers,
     with_metrics,
 )
-from steersman.methods.importers import PRESETS, import_l2s, preset
+from steersman.methods.importers import import_l2s
 from steersman.methods.l2s import L2S
 
 
@@ -49,8 +50,7 @@ class FitJob:
 
 def run_fit(job: FitJob, *, as_json: bool) -> None:
     """Fits and saves a policy; says where it is and what it holds."""
-    read = preset if job.recipe in PRESETS else read_recipe
-    plan = read(job.recipe, job.overrides)
+    plan = open_recipe(job.recipe, job.overrides)
     refuse_other(job.out)
     refuse_requests(plan)
     rows = by_suite([open_data(source, job.split) for source in job.data])

@@ -10,11 +10,13 @@ from rich.table import Table
 
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, say
+from steersman.cli.recipes import bundled_recipes
 from steersman.core import registry
 from steersman.core.errors import RecipeError, nearest
 from steersman.core.io import Artifact, load_artifact
 from steersman.core.tree import encode
 from steersman.evals.fit_records import of_provenance
+from steersman.methods.importers import PRESETS
 
 
 def run_show(what: str | None, *, as_json: bool) -> None:
@@ -34,6 +36,8 @@ def run_show(what: str | None, *, as_json: bool) -> None:
 def _registry(as_json: bool) -> None:
     registry.load_all()
     rows = [(c.role, c.part_name, _summary(c)) for c in registry.classes()]
+    rows += [("preset", name, about[0]) for name, about in PRESETS.items()]
+    rows += [("recipe", name, "of the bundled world") for name in bundled_recipes()]
     if as_json:
         print_json([dict(zip(("role", "name", "summary"), row, strict=True)) for row in rows])
         return

@@ -18,6 +18,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("all", "help"),
         ("all", "over_refusal"),
         ("all", "correct"),
+        ("all", "garbled"),
     ),
     "pope": (
         ("all", "accuracy"),

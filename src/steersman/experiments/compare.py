@@ -12,7 +12,7 @@ from pathlib import Path
 
 from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.io import Artifact
-from steersman.core.recipe import Recipe
+from steersman.core.recipe import Recipe, SearchSpace
 from steersman.core.requests import Backend
 from steersman.core.steerer import Policy, RequestMethod
 from steersman.core.types import ModelSpec
@@ -104,6 +104,7 @@ class Comparison:
         cache: folder for answers, so that a killed run continues.
         all_suites: measure a recipe on suites that did not teach it, too.
         note: told what is being done, and the share of this seed that is behind it.
+        spaces: by recipe, what is tried instead of its own search; empty tries nothing.
         given: controls that were measured on the same test rows elsewhere, and are not again.
     """
 
@@ -115,6 +116,7 @@ class Comparison:
     all_suites: bool = False
     note: Note = silent
     given: Sequence[Evaluation] = ()
+    spaces: Mapping[str, SearchSpace] = field(default_factory=dict)
     _made: list[Evaluation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -146,7 +148,8 @@ class Comparison:
             self.backend, fitter, self._calibration, self._file(recipe.name),
             lambda stage, done: self.note(stage, behind + 0.5 * share * done),
         )  # fmt: skip
-        tuned = tuner.tune(recipe, recipe.search or default_space(recipe))
+        own = recipe.search or default_space(recipe)
+        tuned = tuner.tune(recipe, self.spaces.get(recipe.name, own))
         for suite in self.measured_on(recipe):
             self.note(f"{recipe.name}: testing on {suite}", behind + 0.6 * share)
             test = self.suites[suite].test

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 
 from jaxtyping import Float
 from torch import Tensor
 
-from steersman.core.errors import DataError, RecipeError
+from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.roles import Model
 from steersman.core.types import Position, Read, Site
 from steersman.data.prompts import to_prompt
@@ -54,6 +55,20 @@ def two_sides(rows: Sequence[Row], behaviours: Sequence[str] = ()) -> tuple[list
     Raises:
         DataError: one side is empty.
     """
+
+    known = {row.behaviour for row in rows}
+    for name in behaviours:
+        if rows and name not in known:
+            raise DataError(
+                f"No row has the behaviour {name!r}.{nearest(name, known)} Correct the recipe, or "
+                "the rows."
+            )
+    for name in known - {*behaviours, LEAVE_ALONE}:
+        if close := get_close_matches(name, behaviours, n=1, cutoff=0.85):
+            raise DataError(
+                f"Rows have the behaviour {name!r}, and the recipe steers {close[0]!r}. Is one of "
+                "the two misspelt? Give them one name, or names that are less alike."
+            )
 
     def steered(row: Row) -> bool:
         return row.behaviour in behaviours if behaviours else row.behaviour != LEAVE_ALONE
