@@ -57,7 +57,7 @@ def _summary(
 ) -> Table:
     mine = Results(results.select(suite=suite))
     columns = wanted or COLUMNS.get(suite, [("all", str(m)) for m in mine.unique("metric")[:4]])
-    columns = [c for c in columns if mine.select(split=c[0], metric=c[1])]
+    columns = [c for c in columns if _worth_showing(mine, *c)]
     n = max((row.n for row in mine.rows if row.split == "all"), default=0)
     table = Table(
         title=f"{title(suite, SUITES)} (n {n}, 95% intervals)", title_justify="left", box=SIMPLE
@@ -73,6 +73,12 @@ def _summary(
             cells.append(_cell(row))
         table.add_row(method_title(method), *cells)
     return table
+
+
+def _worth_showing(results: Results, split: str, metric: str) -> bool:
+    """Whether there are figures; garbled answers take a column only where there are some."""
+    rows = results.select(split=split, metric=metric)
+    return bool(rows) and (metric != "garbled" or max(row.value for row in rows) >= 0.01)
 
 
 def _cell(row: Result | None) -> Text:

@@ -9,6 +9,8 @@ METHODS: dict[str, str] = {
     "l2s": "L2S",
     "l2s-steered": "L2S, no zero targets",
     "l2s-gated": "L2S behind a gate",
+    "autosteer": "AutoSteer",
+    "finesteer": "FineSteer",
     "p2s": "P2S",
 }
 """In the order of the tables; other methods go between `l2s` and the oracles."""
