@@ -178,11 +178,12 @@ def show(
     from steersman.cli.show import run_show
 
     if report is not None:
-        from steersman.cli.console import err
+        from steersman.cli.console import say
         from steersman.cli.fit_report import write_fit_report
 
         page = write_fit_report(what, report)
-        err.print(f"report  {page}", markup=False, highlight=False, soft_wrap=True)
+        if not as_json:
+            say(f"report  {page}")
     run_show(what, as_json=as_json)
 
 
