@@ -48,7 +48,7 @@ NOTE = (
     "The model and its world are synthetic and small: words trained to be causes make steering "
     "possible by design. These figures prove that the code works, and how methods compare here. "
     "They prove nothing about any real model; measure yours with the same commands. AutoSteer and "
-    "FineSteer run as their recipes are written; `steersman compare` searches what these leave open."
+    "FineSteer run as their recipes are written; `steersman compare` searches what they left."
 )
 
 
