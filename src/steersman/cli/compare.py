@@ -3,33 +3,31 @@
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-
-from PIL import Image
+from typing import Any
 
 from steersman.backends.hf import HFModel
 from steersman.cli.console import err, print_json, say, stages
 from steersman.cli.console import out as console
 from steersman.cli.eval import refuse_foreign
 from steersman.cli.recipes import read_recipes
-from steersman.cli.shared import VERSION, open_data, open_model
+from steersman.cli.shared import VERSION, open_data, open_model, pictures
 from steersman.cli.summary import by_kind, summaries
 from steersman.cli.world import FULL, seeds_of
 from steersman.core.errors import ArtifactError, DataError, RecipeError, nearest
 from steersman.core.io import load_artifact, refuse_other, save_artifact
 from steersman.core.recipe import Recipe
-from steersman.data.load import load as load_data
 from steersman.data.rows import Dataset
 from steersman.evals.choose import Choice
 from steersman.evals.fit_records import Entry, of_provenance
 from steersman.evals.intervals import pool
+from steersman.evals.names import UNSTEERED
 from steersman.evals.records import Result, Results, load_answers, save_answers
 from steersman.evals.report import render
-from steersman.evals.report.gallery import Images
 from steersman.evals.table import table
 from steersman.experiments.compare import (
     Bench,
@@ -246,9 +244,9 @@ def finish(out: Path, *, as_json: bool) -> None:
         out=out / REPORT,
         title="Recipes compared",
         subject=str(about["subject"]),
-        images=_images(results, first),
+        images=pictures(_folders(results, first)),
         commands=[str(about["command"]), f"steersman compare --from {out}"],
-        hashes=dict(_hashes(results)),
+        hashes=_hashes(results),
         versions={
             "steersman": VERSION, "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers")},
@@ -273,29 +271,22 @@ def finish(out: Path, *, as_json: bool) -> None:
     say(f"  policies  {out / POLICIES}")
 
 
-def _measured(results: Results, seed: int) -> Iterator[Mapping[str, object]]:
-    """The test sets of one seed, as the evaluations of the unsteered model name them."""
-    for made in results.meta.get("evaluations", ()):
-        if made["method"] == "none" and made["seed"] == seed:
-            yield made
+def _measured(results: Results) -> list[Mapping[str, Any]]:
+    """The test sets, as the evaluations of the unsteered model name them."""
+    return [made for made in results.meta.get("evaluations", ()) if made["method"] == UNSTEERED]
 
 
-def _hashes(results: Results) -> Iterator[tuple[str, str]]:
-    for made in results.meta.get("evaluations", ()):
-        if made["method"] == "none":
-            yield f"{made['suite']} test rows, seed {made['seed']}", str(made["dataset_hash"])
+def _hashes(results: Results) -> dict[str, str]:
+    return {
+        f"{made['suite']} test rows, seed {made['seed']}": str(made["dataset_hash"])
+        for made in _measured(results)
+    }
 
 
-def _images(results: Results, seed: int) -> Images:
-    """The pictures of one seed's test rows, for the gallery, where the folders are still there."""
-    found: dict[tuple[str, str], Image.Image] = {}
-    for made in _measured(results, seed):
-        folder = Path(str(made["dataset"]))
-        for row in load_data(folder).rows if folder.is_dir() else ():
-            if isinstance(row.image, Path):
-                with Image.open(row.image) as image:
-                    found[str(made["suite"]), row.id] = image.convert("RGB")
-    return found
+def _folders(results: Results, seed: int) -> dict[str, Path]:
+    """Where the test rows of one seed were, by suite."""
+    mine = [made for made in _measured(results) if made["seed"] == seed]
+    return {str(made["suite"]): Path(str(made["dataset"])) for made in mine}
 
 
 def _fits(policies: Path, names: Mapping[str, str], seed: int) -> dict[str, Sequence[Entry]]:

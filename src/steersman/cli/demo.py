@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from PIL import Image
-
 from steersman.backends.hf import HFModel
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, say, stages
 from steersman.cli.recipes import read_recipes
-from steersman.cli.shared import VERSION, open_model
+from steersman.cli.shared import VERSION, open_model, pictures
 from steersman.cli.summary import summaries
 from steersman.cli.world import (
     FULL,
@@ -36,6 +34,7 @@ from steersman.experiments.compare import Bench, Compared, Comparison
 from steersman.experiments.ladder import Note, Outcome, Search
 from steersman.methods.fit import with_metrics
 from steersman.selectors.layers import FractionalDepth
+from steersman.world.rows import SUITES
 from steersman.world.write import write_world
 
 SEARCH = Search(
@@ -100,17 +99,6 @@ def _metrics(results: Results, suite: str) -> dict[str, float]:
     return {row.metric: row.value for row in rows}
 
 
-def _images(data: Path) -> dict[tuple[str, str], Image.Image]:
-    """The pictures of the test rows, by suite and id, for the gallery."""
-    found = {}
-    for suite in ("safety", "pope", "utility"):
-        for row in load_data(data / suite / "test").rows:
-            if isinstance(row.image, Path):
-                with Image.open(row.image) as image:
-                    found[suite, row.id] = image.convert("RGB")
-    return found
-
-
 def _systems(model: HFModel, data: Path, ladder: Outcome, cache: Path, note: Note) -> Compared:
     """AutoSteer and FineSteer beside the ladder of the safety suite, on the same rows.
 
@@ -158,7 +146,7 @@ def _report(
         answers,
         out=out / "report.html",
         title="Steering a small vision-language model",
-        images=_images(out / "world"),
+        images=pictures({suite: out / "world" / suite / "test" for suite in SUITES}),
         commands=COMMANDS,
         hashes=hashes,
         versions={

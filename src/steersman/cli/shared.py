@@ -1,8 +1,10 @@
 """Steps that several verbs share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from steersman import __version__
 from steersman.backends.hf import HFModel, load
@@ -49,3 +51,14 @@ def limited(data: Dataset, limit: int | None) -> Dataset:
     if limit is not None and limit < 1:
         raise DataError(f"--limit is {limit}; it must be 1 or more.")
     return data if limit is None else data.subset(limit)
+
+
+def pictures(folders: Mapping[str, Path]) -> dict[tuple[str, str], Image.Image]:
+    """The pictures of rows by suite and id, for a gallery; folders that are gone have none."""
+    found: dict[tuple[str, str], Image.Image] = {}
+    for suite, folder in folders.items():
+        for row in load_data(folder).rows if folder.is_dir() else ():
+            if isinstance(row.image, Path):
+                with Image.open(row.image) as image:
+                    found[suite, row.id] = image.convert("RGB")
+    return found

@@ -1,13 +1,9 @@
 """What a comparison on the bundled world is held to, as inequalities over its pooled figures."""
 
-from collections.abc import Callable
-
-from steersman.core.errors import DataError
 from steersman.evals.records import Results
-from steersman.experiments.rungs import Rung, rung
+from steersman.experiments.rungs import Figure, Rung, figures_of, rung
 
 KINDS = ("text", "image", "both")
-Figure = Callable[[str, str, str, str], float]
 
 
 def goals(results: Results, *, best: str = "composed") -> list[Rung]:
@@ -20,12 +16,7 @@ def goals(results: Results, *, best: str = "composed") -> list[Rung]:
         DataError: a figure is missing.
     """
 
-    def figure(suite: str, method: str, split: str, metric: str) -> float:
-        row = results.find(suite, method, split, metric)
-        if row is None:
-            raise DataError(f"The comparison has no {suite}/{method}/{split}/{metric}.")
-        return row.value
-
+    figure = figures_of(results, "The comparison")
     made = [goal for method in ("autosteer", "finesteer") for goal in _gated(figure, method)]
     return [*made, *_composed(figure, best)]
 

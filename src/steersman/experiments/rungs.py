@@ -24,6 +24,18 @@ class Rung:
     holds: bool
 
 
+def figures_of(results: Results, source: str) -> Figure:
+    """Looks up the value of (suite, method, split, metric); `source` is how messages call them."""
+
+    def figure(suite: str, method: str, split: str, metric: str) -> float:
+        row = results.find(suite, method, split, metric)
+        if row is None:
+            raise DataError(f"{source} has no {suite}/{method}/{split}/{metric}.")
+        return row.value
+
+    return figure
+
+
 def rungs(results: Results) -> list[Rung]:
     """Every rung that this ladder's methods can be held to.
 
@@ -34,12 +46,7 @@ def rungs(results: Results) -> list[Rung]:
         DataError: a figure is missing.
     """
 
-    def figure(suite: str, method: str, split: str, metric: str) -> float:
-        row = results.find(suite, method, split, metric)
-        if row is None:
-            raise DataError(f"The ladder has no {suite}/{method}/{split}/{metric}.")
-        return row.value
-
+    figure = figures_of(results, "The ladder")
     return [*_model(figure), *_safety(figure), *_hallucination(figure)]
 
 

@@ -28,10 +28,10 @@ from steersman.core.steerer import Method, Steerer
 from steersman.core.types import Scope, Site
 from steersman.data.rows import Dataset
 from steersman.gates.recheck import Recheck
-from steersman.methods.head_training import HeadTraining, check_head, train_head
+from steersman.methods.head_training import HeadTraining, check_head
 from steersman.methods.layer_choice import choose_layer
+from steersman.methods.lm_steer import LMSteer
 from steersman.methods.prober import ProberFit
-from steersman.operators.add import Add
 from steersman.selectors.layers import FractionalDepth
 
 
@@ -68,22 +68,15 @@ class AutoSteer(Method[Dataset]):
 
     def fit(self, model: Model, data: Dataset, log: FitLog = NO_LOG) -> Steerer:
         model.spec.check([self.site], "AutoSteer")
-        prober = self._prober(model, data, log)
-        return Steerer(
-            sites=(self.site,),
-            gate=self._rechecked(prober.fit(model, data, log)),
-            synthesizer=train_head(
-                self.head,
-                model,
-                data.rows,
-                targets=self.targets,
-                strength=self.strength,
-                log=log,
-            ),
-            operator=Add(),
+        gate = self._prober(model, data, log).fit(model, data, log)
+        head = LMSteer(
+            site=self.site,
+            targets=self.targets,
+            head=self.head,
             scope=self.scope,
             strength=self.strength,
         )
+        return replace(head.fit(model, data, log), gate=self._rechecked(gate))
 
     def _prober(self, model: Model, data: Dataset, log: FitLog) -> ProberFit:
         """The prober for the targets' behaviours, at its layer."""
