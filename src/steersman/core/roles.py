@@ -60,6 +60,14 @@ class Gate(Reader[S]):
     @abstractmethod
     def __call__(self, x: Tokens, state: S) -> Float[Tensor, " t"]: ...
 
+    def per_request(self, state: S) -> Float[Tensor, " r"] | float | None:
+        """What `__call__` says of every token of a request; None if its tokens may differ.
+
+        Steerers whose gate and vector are the same for all tokens of a request run together, in
+        one call for all policies of a batch.
+        """
+        return None
+
 
 class Synthesizer(Reader[S]):
     """WHAT: the steering vector of each token."""
@@ -70,6 +78,10 @@ class Synthesizer(Reader[S]):
 
     @abstractmethod
     def __call__(self, x: Tokens, state: S) -> Float[Tensor, "#t d"]: ...
+
+    def per_request(self, site: Site, state: S) -> Float[Tensor, "#r d"] | None:
+        """What `__call__` makes for every token of a request at `site`; None if tokens differ."""
+        return None
 
 
 class TokenGate(Gate[None]):
@@ -117,11 +129,14 @@ class ContextGate(Gate[Tensor]):
         return torch.zeros(num_requests, device=like.device)
 
     def observe(self, x: Tokens, state: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
-        context, seen = latch(x.h.float(), self.read.here(x), x.request, len(state))
-        return torch.where(seen, self.decide(context), state)
+        context, seen = latch(x.h, self.read.here(x), x.request, len(state))
+        return torch.where(seen, self.decide(context.float()), state)
 
     def __call__(self, x: Tokens, state: Float[Tensor, " r"]) -> Float[Tensor, " t"]:
         return state[x.request]
+
+    def per_request(self, state: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
+        return state
 
 
 class ContextSynthesizer(Synthesizer[Tensor]):
@@ -141,11 +156,14 @@ class ContextSynthesizer(Synthesizer[Tensor]):
         return torch.zeros(num_requests, like.shape[-1], device=like.device)
 
     def observe(self, x: Tokens, state: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
-        context, seen = latch(x.h.float(), self.read.here(x), x.request, len(state))
-        return torch.where(seen[:, None], self.synthesize(context), state)
+        context, seen = latch(x.h, self.read.here(x), x.request, len(state))
+        return torch.where(seen[:, None], self.synthesize(context.float()), state)
 
     def __call__(self, x: Tokens, state: Float[Tensor, "r d"]) -> Float[Tensor, "t d"]:
         return state[x.request]
+
+    def per_request(self, site: Site, state: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
+        return state
 
 
 class Operator(Part):

@@ -132,10 +132,7 @@ class Steerer(Part):
         scope = self.scope.mask(x) & (strength[x.request] != 0)
         gate = torch.where(scope, self.gate(x, state.gate).float(), 0.0)
         dose = gate * strength[x.request] * self.strength
-        steered = self.operator(x.h, self.synthesizer(x, state.synthesizer), dose)
-        steered = torch.where((dose != 0)[:, None], steered, x.h)
-        edit = (steered.float() - x.h.float()).norm(dim=-1)
-        relative = edit / x.h.float().norm(dim=-1).clamp_min(EPS)
+        steered, relative = edited(self.operator, x.h, self.synthesizer(x, state.synthesizer), dose)
         return steered, Dose(scope, gate, dose, relative)
 
     def __call__(
@@ -224,7 +221,9 @@ class Policy(Part):
             if x.site in steerer.sites:
                 h, doses[name] = steerer.write(now, state[name], strength)
                 now = now.with_h(h)
-        h, kept = self._capped(x.h, now.h)
+        if self.max_relative_norm is None:
+            return now.h, doses
+        h, kept = capped(x.h, now.h, self.max_relative_norm)
         return h, {name: d._replace(relative=d.relative * kept) for name, d in doses.items()}
 
     def __call__(
@@ -232,16 +231,30 @@ class Policy(Part):
     ) -> Float[Tensor, "t d"]:
         return self.write(x, state, strength)[0]
 
-    def _capped(self, h: Tensor, steered: Tensor) -> tuple[Tensor, Tensor | float]:
-        """The states under the cap, and the share of each edit that is left."""
-        if self.max_relative_norm is None:
-            return steered, 1.0
-        before, edit = h.float(), steered.float() - h.float()
-        limit = self.max_relative_norm * before.norm(dim=-1, keepdim=True)
-        length = edit.norm(dim=-1, keepdim=True)
-        shorter = (before + edit * (limit / length.clamp_min(EPS))).to(h.dtype)
-        kept = torch.where(length > limit, limit / length.clamp_min(EPS), 1.0)[:, 0]
-        return torch.where(length > limit, shorter, steered), kept
+
+def edited(
+    operator: Operator,
+    h: Float[Tensor, "t d"],
+    v: Float[Tensor, "#t d"],
+    dose: Float[Tensor, " t"],
+) -> tuple[Float[Tensor, "t d"], Float[Tensor, " t"]]:
+    """The edited states and |h' - h| / |h|; a dose of 0 returns the token bit for bit."""
+    made = torch.where((dose != 0)[:, None], operator(h, v, dose), h)
+    before = h.float()
+    length = before.norm(dim=-1).clamp_min(EPS)
+    return made, (made.float() - before).norm(dim=-1) / length
+
+
+def capped(
+    h: Float[Tensor, "t d"], steered: Float[Tensor, "t d"], cap: float | Float[Tensor, " t"]
+) -> tuple[Float[Tensor, "t d"], Float[Tensor, " t"]]:
+    """The states with |h' - h| <= cap x |h|, and the share of each edit that is left."""
+    before, edit = h.float(), steered.float() - h.float()
+    limit = (cap * before.norm(dim=-1))[:, None]
+    length = edit.norm(dim=-1, keepdim=True)
+    shorter = (before + edit * (limit / length.clamp_min(EPS))).to(h.dtype)
+    kept = torch.where(length > limit, limit / length.clamp_min(EPS), 1.0)[:, 0]
+    return torch.where(length > limit, shorter, steered), kept
 
 
 def check_settings(names: Sequence[str], max_relative_norm: float | None) -> None:

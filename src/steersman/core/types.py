@@ -63,6 +63,7 @@ class Tokens:
             0 the first generated one. The same in chunked prefill, decode and recomputation.
         suffix: how many prompt tokens the chat template's generation prompt has, or None when
             the template does not simply append them and reads before it need a prompt of their own.
+        spans: for each span that a scope leaves out, which tokens are inside it.
     """
 
     site: Site
@@ -72,6 +73,7 @@ class Tokens:
     offset: Int[Tensor, " t"]
     modality: Int[Tensor, " t"]
     suffix: int | None = 0
+    spans: Mapping["Span", Bool[Tensor, " t"]] = field(default_factory=dict)
 
     def with_h(self, h: Tensor) -> "Tokens":
         """The same tokens with another state."""
@@ -115,6 +117,29 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of the answer between two marker tokens: reasoning, or a tool call.
+
+    Both markers belong to it, and one that is not closed goes on. A marker counts from the
+    generation prompt on: what a user writes opens no span.
+
+    Attributes:
+        start: id of the token that opens the span.
+        end: id of the token that closes it.
+    """
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or self.end < 0 or self.start == self.end:
+            raise RecipeError(
+                f"A span cannot begin with token {self.start} and end with {self.end}. Give two "
+                "different token ids, those of the opening and of the closing marker."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """Which tokens are written, in positions relative to the first generated token.
 
@@ -122,11 +147,13 @@ class Scope:
         start: first offset written; None means from the beginning of the prompt.
         stop: first offset not written any more; None means no end.
         modality: "any", or only "text" or "image" tokens.
+        outside: spans whose tokens are left alone, wherever the rest of the scope reaches.
     """
 
     start: int | None = None
     stop: int | None = None
     modality: Literal["any", "text", "image"] = "any"
+    outside: tuple[Span, ...] = ()
 
     ALL: ClassVar["Scope"]
     PROMPT: ClassVar["Scope"]
@@ -146,7 +173,16 @@ class Scope:
         if self.modality != "any":
             # int(...): compiled, a tensor never equals an enum, and the scope would be empty
             inside = inside & (x.modality == int(Modality[self.modality.upper()]))
+        for span in self.outside:
+            assert span in x.spans, f"the backend did not follow {span}"
+            inside = inside & ~x.spans[span]
         return inside
+
+    @property
+    def holds_every_generated(self) -> bool:
+        """Whether all generated tokens are in scope, whatever they are."""
+        begins = self.start is None or self.start <= 0
+        return begins and self.stop is None and self.modality != "image" and not self.outside
 
     @classmethod
     def named(cls, name: str) -> "Scope":

@@ -15,3 +15,6 @@ class AlwaysOpen(TokenGate):
 
     def __call__(self, x: Tokens, state: None) -> Float[Tensor, " t"]:
         return torch.ones_like(x.offset, dtype=torch.float32)
+
+    def per_request(self, state: None) -> float:
+        return 1.0

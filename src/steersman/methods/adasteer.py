@@ -101,9 +101,12 @@ class AdaptiveVectors(Synthesizer[Tensor]):
         return torch.stack(coefficients, 1)
 
     def __call__(self, x: Tokens, state: Float[Tensor, "r 2"]) -> Float[Tensor, "t d"]:
-        here = [i for i, site in enumerate(self.sites) if site == x.site][0]
+        return self.per_request(x.site, state)[x.request]
+
+    def per_request(self, site: Site, state: Float[Tensor, "r 2"]) -> Float[Tensor, "r d"]:
+        here = [i for i, own in enumerate(self.sites) if own == site][0]
         both = torch.stack([self.rejection_vectors[here], self.harm_vectors[here]])
-        return state[x.request] @ both
+        return state @ both
 
 
 @part("adasteer")

@@ -78,8 +78,11 @@ class RankOneField(Synthesizer[Tensor]):
         return torch.stack(coefficients, 1)
 
     def __call__(self, x: Tokens, state: Float[Tensor, "r l"]) -> Float[Tensor, "t d"]:
-        here = [i for i, site in enumerate(self.sites) if site == x.site]
-        return state[x.request, here[0]][:, None] * self.outputs[here[0]]
+        return self.per_request(x.site, state)[x.request]
+
+    def per_request(self, site: Site, state: Float[Tensor, "r l"]) -> Float[Tensor, "r d"]:
+        here = [i for i, own in enumerate(self.sites) if own == site]
+        return state[:, here[0]][:, None] * self.outputs[here[0]]
 
 
 @part("alphasteer")

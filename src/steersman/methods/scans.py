@@ -76,10 +76,13 @@ class SignedVector(Synthesizer[Tensor]):
         return torch.stack(ends, 1)
 
     def __call__(self, x: Tokens, state: Float[Tensor, "r 2 d"]) -> Float[Tensor, "t d"]:
-        here = [i for i, site in enumerate(self.sites) if site == x.site]
+        return self.per_request(x.site, state)[x.request]
+
+    def per_request(self, site: Site, state: Float[Tensor, "r 2 d"]) -> Float[Tensor, "r d"]:
+        here = [i for i, own in enumerate(self.sites) if own == site]
         similarity = transition_similarity(state[:, 0] - state[:, 1], self.reference)
         sign = torch.where(similarity >= self.threshold, 1.0, -1.0)
-        return sign[x.request][:, None] * self.vectors[here[0]]
+        return sign[:, None] * self.vectors[here[0]]
 
 
 def transition_similarity(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from steersman.core.part import part
 from steersman.core.roles import Synthesizer
-from steersman.core.types import Read, Tokens
+from steersman.core.types import Read, Site, Tokens
 
 
 @part("given")
@@ -32,3 +32,6 @@ class GivenVector(Synthesizer[Tensor]):
 
     def __call__(self, x: Tokens, state: Float[Tensor, "r d"]) -> Float[Tensor, "t d"]:
         return state[x.request]
+
+    def per_request(self, site: Site, state: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
+        return state

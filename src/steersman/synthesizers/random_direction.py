@@ -9,7 +9,7 @@ from torch import Tensor
 from steersman.core.ops import unit
 from steersman.core.part import part
 from steersman.core.roles import Synthesizer
-from steersman.core.types import Read, Tokens
+from steersman.core.types import Read, Site, Tokens
 
 
 @part("random_direction")
@@ -39,7 +39,19 @@ class RandomDirection(Synthesizer[Any]):
     def __call__(self, x: Tokens, state: Any) -> Float[Tensor, "t d"]:
         inner, direction = state
         vector = self.inner(x, inner).float()
-        wide, width = vector.shape[-1], direction.shape[-1]
-        if wide != width:  # attention heads side by side need not have the model's width
-            direction = unit(direction.repeat(1, -(-wide // width))[:, :wide])
-        return vector.norm(dim=-1, keepdim=True) * direction[x.request]
+        length = vector.norm(dim=-1, keepdim=True)
+        return length * _as_wide(direction, vector.shape[-1])[x.request]
+
+    def per_request(self, site: Site, state: Any) -> Float[Tensor, "r d"] | None:
+        inner, direction = state
+        vector = self.inner.per_request(site, inner)
+        if vector is None:
+            return None
+        length = vector.float().norm(dim=-1, keepdim=True)
+        return length * _as_wide(direction, vector.shape[-1])
+
+
+def _as_wide(direction: Float[Tensor, "r d"], wide: int) -> Float[Tensor, "r w"]:
+    """Unit rows of another width: attention heads side by side need not have the model's."""
+    width = direction.shape[-1]
+    return direction if wide == width else unit(direction.repeat(1, -(-wide // width))[:, :wide])

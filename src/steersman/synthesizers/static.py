@@ -24,6 +24,9 @@ class StaticVector(TokenSynthesizer):
             )
 
     def __call__(self, x: Tokens, state: None) -> Float[Tensor, "1 d"]:
+        return self.per_request(x.site, state)
+
+    def per_request(self, site: Site, state: None) -> Float[Tensor, "1 d"]:
         # Not `index`: torch.compile cannot rebuild a Site to call it.
-        here = [i for i, site in enumerate(self.sites) if site == x.site]
+        here = [i for i, own in enumerate(self.sites) if own == site]
         return self.vectors[here[0]][None]

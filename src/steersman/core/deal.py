@@ -1,0 +1,196 @@
+"""Deal: policies of many requests at work in one batch.
+
+Steerers whose gate and vector are the same for all tokens of a request are merged: at a site, all
+such requests share one call of an operator, each with its row of a table. Thirty-two policies then
+cost what one costs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.part import map_tensors
+from steersman.core.roles import Operator
+from steersman.core.steerer import Dose, Policy, Steerer, SteererState, capped, edited
+from steersman.core.types import Scope, Site, Tokens
+
+DealState = tuple[dict[str, SteererState], ...]
+"""One state by steerer for each policy; leaves have the request axis first."""
+
+
+class Merged(NamedTuple):
+    """One operator call for the requests of one or more steerers.
+
+    Attributes:
+        vectors: one row for each request, or one for all.
+        table: active (1 or 0), gate, and dose of each request.
+    """
+
+    operator: Operator
+    scope: Scope
+    vectors: Float[Tensor, "#r d"]
+    table: Float[Tensor, "r 3"]
+
+
+class Single(NamedTuple):
+    """A steerer whose tokens differ: it writes by itself."""
+
+    steerer: Steerer
+    state: SteererState
+    strength: Float[Tensor, " r"]
+
+
+class Work(NamedTuple):
+    """All that is written at one site: the first steerer of every policy, then the second, ..."""
+
+    rounds: tuple[tuple[Merged | Single, ...], ...]
+    caps: Float[Tensor, " r"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Deal:
+    """Which policies the request slots have, and how strongly.
+
+    Attributes:
+        strengths: of each policy at each slot; 0 where the slot has another policy or none.
+        caps: the norm cap of each slot's policy, infinite without one; None if nobody has one.
+    """
+
+    policies: tuple[Policy, ...]
+    strengths: Float[Tensor, "p r"]
+    caps: Float[Tensor, " r"] | None
+
+    def init(self, like: Tensor, vectors: Sequence[Mapping[str, Tensor]]) -> DealState:
+        """The state before anything was seen; `vectors` by policy and steerer, one row a slot."""
+        made = zip(self.policies, vectors, strict=True)
+        return tuple(p.init(self.strengths.shape[1], like, given) for p, given in made)
+
+    def work(self, site: Site, state: DealState) -> Work:
+        """What is written at `site`; stays right until the state changes."""
+        columns = [
+            [(i, name) for name, s in policy.steerers.items() if site in s.sites]
+            for i, policy in enumerate(self.policies)
+        ]
+        depth = max((len(column) for column in columns), default=0)
+        rounds = tuple(
+            self._round(site, [c[k] for c in columns if k < len(c)], state) for k in range(depth)
+        )
+        return Work(rounds, self.caps)
+
+    def _round(
+        self, site: Site, members: Sequence[tuple[int, str]], state: DealState
+    ) -> tuple[Merged | Single, ...]:
+        made: list[Merged | Single] = []
+        for i, name in members:
+            steerer, own = self.policies[i].steerers[name], state[i][name]
+            strength = self.strengths[i]
+            gate = steerer.gate.per_request(own.gate)
+            vectors = steerer.synthesizer.per_request(site, own.synthesizer)
+            if gate is None or vectors is None:
+                made.append(Single(steerer, own, strength))
+                continue
+            active = (strength != 0).float()
+            opened = active * gate
+            table = torch.stack([active, opened, opened * strength * steerer.strength], 1)
+            new = Merged(steerer.operator, steerer.scope, vectors, table)
+            alike = [k for k, old in enumerate(made) if _mergeable(old, new)]
+            if not alike:
+                made.append(new)
+                continue
+            old = made[alike[0]]
+            assert isinstance(old, Merged)
+            mine = active.bool()[:, None]
+            made[alike[0]] = old._replace(
+                vectors=torch.where(mine, vectors, old.vectors),
+                table=torch.where(mine, table, old.table),
+            )
+        return tuple(made)
+
+
+def deal(
+    policies: Sequence[Policy],
+    owner: Sequence[int],
+    strength: Sequence[float],
+    *,
+    device: torch.device,
+) -> Deal:
+    """Policies dealt to slots.
+
+    Args:
+        owner: the index of each slot's policy; -1 for a slot that nobody steers.
+        strength: of each slot.
+    """
+    rows = [
+        [s if o == i else 0.0 for o, s in zip(owner, strength, strict=True)]
+        for i in range(len(policies))
+    ]
+    limits = [policy.max_relative_norm for policy in policies]
+    caps = None
+    if any(limit is not None for limit in limits):
+        by_slot = [limits[o] if o >= 0 else None for o in owner]
+        caps = torch.tensor([torch.inf if c is None else c for c in by_slot], device=device)
+    return Deal(tuple(policies), torch.tensor(rows, device=device).reshape(-1, len(owner)), caps)
+
+
+def write(
+    work: Work, x: Tokens, *, all_generated: bool = False
+) -> tuple[Float[Tensor, "t d"], list[list[Dose]]]:
+    """The steered states at `x.site`, and by round what each call did.
+
+    Args:
+        all_generated: whether every token of `x` is known to be generated text or padding.
+    """
+    now, doses = x, list[list[Dose]]()
+    for calls in work.rounds:
+        doses.append([])
+        for call in calls:
+            h, dose = _call(call, now, all_generated)
+            now = now.with_h(h)
+            doses[-1].append(dose)
+    if work.caps is None:
+        return now.h, doses
+    h, kept = capped(x.h, now.h, work.caps[x.request])
+    return h, [[d._replace(relative=d.relative * kept) for d in row] for row in doses]
+
+
+def _call(call: Merged | Single, x: Tokens, all_generated: bool) -> tuple[Tensor, Dose]:
+    if isinstance(call, Single):
+        return call.steerer.write(x, call.state, call.strength)
+    rows = call.table[x.request]
+    if not (all_generated and call.scope.holds_every_generated):
+        rows = torch.where(call.scope.mask(x)[:, None], rows, 0.0)
+    scope, gate, dose = rows.unbind(1)
+    one = len(call.vectors) == 1
+    vectors = call.vectors if one else call.vectors[x.request]
+    steered, relative = edited(call.operator, x.h, vectors, dose)
+    return steered, Dose(scope != 0, gate, dose, relative)
+
+
+def move_rows(state: DealState, rows: Tensor) -> DealState:
+    """Row i goes on with what row `rows[i]` remembers; the slot of the padding stays last."""
+
+    def moved(leaf: Tensor) -> Tensor:
+        return leaf[torch.cat([rows, rows.new_tensor([len(leaf) - 1])])]
+
+    return map_tensors(state, moved)
+
+
+def _mergeable(old: Merged | Single, new: Merged) -> bool:
+    return (
+        isinstance(old, Merged)
+        and old.scope == new.scope
+        and _same(old.operator, new.operator)
+        and old.vectors.shape[-1] == new.vectors.shape[-1]
+    )
+
+
+def _same(first: Operator, second: Operator) -> bool:
+    """Whether two operators do the same, as far as can be told without looking into tensors."""
+    if type(first) is not type(second):
+        return False
+    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+    return all(a is b or (not isinstance(a, Tensor) and a == b) for a, b in pairs)
