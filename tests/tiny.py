@@ -16,12 +16,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen2VLProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from steersman.backends.hf import HFModel
-from steersman.models.processors import ImageOnlyQwen2VLProcessor
+from steersman.models.processors import make_image_only
 
 WORDS = [
     "a",
@@ -170,11 +171,7 @@ def qwen2_vl(seed: int = 0) -> HFModel:
     )
     images = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
     model = _seeded(Qwen2VLForConditionalGeneration, config, seed)
-    processor = ImageOnlyQwen2VLProcessor(
-        image_processor=images,
-        tokenizer=words,
-        chat_template=words.chat_template,
-    )
+    processor = make_image_only(Qwen2VLProcessor, images, words, chat_template=words.chat_template)
     return HFModel(model, processor, id="tiny-qwen2-vl")
 
 

@@ -168,7 +168,7 @@ def test_streaming_gives_the_same_text():
     prompt, tokenizer = oracle.PROMPTS[0], model.chat.tokenizer
     inputs = oracle.inputs_of(model, prompt)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    with model.steer(oracle.policy()):
+    with model.steer(oracle.policy(), threads="all"):
         settings = dict(inputs, max_new_tokens=5, streamer=streamer, do_sample=False)
         thread = Thread(target=model.model.generate, kwargs=dict(settings, pad_token_id=0))
         thread.start()

@@ -53,7 +53,7 @@ def test_hooks_are_gone_after_an_exception_in_a_part(monkeypatch, scope):
     monkeypatch.setattr(type(policy.steerers["s"].synthesizer), "synthesize", broken)
     with pytest.raises(ZeroDivisionError), model.steer(policy):
         logits(model)
-    assert oracle.hook_tables(model) == before and model._edge.active == []
+    assert oracle.hook_tables(model) == before
     assert torch.equal(logits(model), plain)
 
 
@@ -64,11 +64,11 @@ def test_hooks_are_gone_when_a_site_cannot_be_hooked():
     broken = HFModel(model.model, model.chat.processor)
     object.__setattr__(broken._edge.blocks, "final_norm", None)
     sites = [Site(0), Site(2, "head_in")]
-    with pytest.raises(ModelError, match="head_in needs a final norm"):
+    with pytest.raises(ModelError, match="head_in needs a norm"):
         broken.capture([oracle.PROMPTS[0]], sites)
     policy = oracle.policy(site=Site(2, "head_in"), gate=oracle.gate_between(
         Read(Site(0)), oracle.VECTOR, -oracle.VECTOR))  # fmt: skip
-    with pytest.raises(ModelError, match="head_in needs a final norm"), broken.steer(policy):
+    with pytest.raises(ModelError, match="head_in needs a norm"), broken.steer(policy):
         pass
     assert oracle.hook_tables(model) == before and model.blocks is blocks
 
@@ -205,8 +205,8 @@ def test_rows_and_strengths_must_agree():
     ):
         oracle.plain_logits(model, oracle.inputs_of(model, *oracle.PROMPTS))
     with (
-        pytest.raises(RecipeError, match="1 rows of vectors and 2 strengths"),
-        model.steer(oracle.policy(), [1.0, 2.0], vectors=[{}]),
+        pytest.raises(RecipeError, match="2 strengths, 3 rows of vectors"),
+        model.steer(oracle.policy(), [1.0, 2.0], vectors=[{}, {}, {}]),
     ):
         pass
 
@@ -246,7 +246,7 @@ def test_a_mask_of_another_shape_is_refused():
     model = oracle.MODELS["llama"]()
     inputs = oracle.inputs_of(model, oracle.PROMPTS[0])
     n = inputs["input_ids"].shape[1]
-    inputs["attention_mask"] = torch.zeros(1, 1, n, n)
+    inputs["attention_mask"] = torch.zeros(1, n, n)
     with pytest.raises(ModelError, match="two-dimensional mask"), model.steer(oracle.policy()):
         oracle.plain_logits(model, inputs)
 

@@ -92,7 +92,7 @@ def test_contexts_are_read_where_the_running_part_reads_them():
         with model.steer(steerer) as run:
             batch = model._encode([to_prompt(data.rows[0])])
             model.model(**batch.inputs)
-            made = run.tracks[0].state["steerer"].synthesizer[0]
+            made = run._last.state[0]["steerer"].synthesizer[0]
         assert torch.allclose(made, steerer.synthesizer.synthesize(fitted[:1])[0], atol=1e-4)
 
 

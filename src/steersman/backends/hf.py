@@ -6,11 +6,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from steersman.backends.hf_runtime import Edge, Plan, Run, Stop, muted
+from steersman.backends.entered import Threads, only
+from steersman.backends.hf_runtime import Edge, Given, Run, Stop
+from steersman.backends.reading import check_span, reduced
 from steersman.backends.taps import attach
+from steersman.backends.walk import Plan, plans_for
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import Completion, Request
 from steersman.core.steerer import Policy, Steerer
@@ -18,20 +21,21 @@ from steersman.core.types import Activations, AnswerStates, ModelSpec, Position,
 from steersman.models.blocks import find_blocks
 from steersman.models.chat import Batch, Chat
 from steersman.models.fingerprint import fingerprint
+from steersman.models.head import Head, find_head
+from steersman.models.image_tokens import image_token, needs_image
 from steersman.models.load import load_pretrained
-
-HEAD_FACTORS = ("logit_scale", "lm_head_multiplier")
-HEAD_CAPS = ("final_logit_softcapping", "logits_soft_cap")
-"""What configurations call a factor on the logits, and a soft limit to them."""
+from steersman.models.wrapped import takes_positions, unwrapped, with_head
 
 
 class HFModel:
     """A transformers model that can be read and steered.
 
     Args:
+        model: a transformers model, also one that is wrapped (by PEFT, by torch.compile).
         processor: the model's processor, or its tokenizer if it reads text only.
         id: how artifacts name the model.
         batch_size: prompts that run together.
+        blocks: path of the list of decoder blocks, where structure alone does not tell it.
 
     Raises:
         ModelError: the decoder blocks cannot be found.
@@ -39,16 +43,21 @@ class HFModel:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | nn.Module,
         processor: ProcessorMixin | PreTrainedTokenizerBase,
         *,
         id: str | None = None,
         batch_size: int = 64,
+        blocks: str | None = None,
     ) -> None:
-        self.model, self.chat, self.batch_size = model, Chat(processor), batch_size
-        self.blocks = find_blocks(model)
-        image_token = getattr(model.config, "image_token_id", None)
-        self._edge = Edge(model, self.blocks, image_token, self.chat.suffix())
+        self.model = model = unwrapped(model)
+        self.chat = Chat(processor, needs_images=needs_image(model))
+        self.blocks = find_blocks(model, blocks)
+        root = with_head(model, self.blocks)
+        self._edge = Edge(root, self.blocks, image_token(model.config), self.chat.suffix())
+        self.batch_size = 1 if self.blocks.padding_disturbs else batch_size
+        self._places = takes_positions(model) and not self.chat.takes_images
+        self._head: Head | None = None
         self._lock = threading.RLock()
         self.spec = ModelSpec(
             id=id or model.name_or_path or type(model).__name__,
@@ -78,11 +87,11 @@ class HFModel:
             return Activations(rows)
 
         def reduce(states: Tensor, batch: Batch) -> Tensor:
-            return _reduced(states, batch, position)
+            return reduced(states, batch, position)
 
         for chunk in self._chunks(prompts):
             batch = self._encode([prompts[i] for i in chunk])
-            _check_span(batch, position)
+            check_span(batch, position)
             for site, states in self._states(batch, tuple(rows), reduce).items():
                 if states.shape[1] != rows[site].shape[1]:  # heads side by side may be wider
                     rows[site] = torch.zeros(len(prompts), states.shape[1])
@@ -101,7 +110,7 @@ class HFModel:
         states, tokens, rows = [], [], []
         for chunk in self._chunks(prompts):
             batch = self._encode([prompts[i] for i in chunk])
-            _check_span(batch, Position("completion"))
+            check_span(batch, Position("completion"))
             width = batch.inputs["input_ids"].shape[1]
             said = torch.arange(width)[None] >= width - batch.completion_length[:, None]
             before = torch.roll(said, -1, dims=1)  # the token before each one that is said
@@ -122,28 +131,12 @@ class HFModel:
         """What the output head makes of `head_in` states `(t, d)`, in float32.
 
         Raises:
-            ModelError: the model has no output head, or one that takes other states.
+            ModelError: the model has no output head, or its logits are not the head's alone.
         """
-        head = self.model.get_output_embeddings()
-        if head is None:
-            raise ModelError(f"{self.spec.architecture} has no output head. Load it with one.")
-        weight, bias = head.weight.detach(), getattr(head, "bias", None)
-        if weight.shape[1] != states.shape[-1]:
-            raise ModelError(
-                f"The output head of {self.spec.architecture} takes {weight.shape[1]} numbers, and "
-                f"head_in states have {states.shape[-1]}: they are projected in between, which is "
-                "not supported. Use a method that does not ask for logits."
-            )
-        given = states.to(weight.device, weight.dtype)
-        made = torch.nn.functional.linear(given, weight, None if bias is None else bias.detach())
-        config = self.model.config.get_text_config(decoder=True)
-        made = made.float() / (getattr(config, "logits_scaling", None) or 1.0)
-        for factor in HEAD_FACTORS:
-            made = made * (getattr(config, factor, None) or 1.0)
-        for name in HEAD_CAPS:
-            if cap := getattr(config, name, None):
-                made = cap * torch.tanh(made / cap)
-        return made
+        if self._head is None:
+            with self._lock, only():
+                self._head = find_head(self._edge.root, self.blocks)
+        return self._head(states)
 
     def complete(
         self,
@@ -184,42 +177,58 @@ class HFModel:
     @contextmanager
     def steer(
         self,
-        policy: Policy | Steerer,
+        policy: Policy | Steerer | None | Sequence[Policy | Steerer | None],
         strength: float | Sequence[float] = 1.0,
         *,
         vectors: Sequence[Mapping[str, Tensor]] | None = None,
+        prompt_tokens: int | Sequence[int] | None = None,
+        threads: Threads = "own",
     ) -> Iterator[Run]:
-        """Steers every call of the underlying model inside the `with`, in whatever thread.
+        """Steers calls of the underlying model inside the `with`: generate, forward, a pipeline.
 
-        This class's own `capture`, `complete` and `generate` stay out of it: their requests say
-        themselves how they are steered.
+        One policy and one strength steer all rows; lists give one to each row, None leaves a row
+        unsteered. This class's own `capture`, `complete` and `generate` stay out of it: their
+        requests say themselves how they are steered.
 
         A forward pass with an empty cache begins new sequences, and is taken to be their whole
-        prompt, unless it runs without a cache (`use_cache=False`) and has one token more than the
-        pass before. One strength steers all rows; a list gives one to each.
+        prompt. Without a cache (`use_cache=False`), a pass with one token more than the one before
+        continues it.
+
+        Args:
+            vectors: by row and steerer, for synthesizers that take theirs from the request.
+            prompt_tokens: tokens of each row's prompt (padding left out), for calls whose first
+                pass is not exactly the prompt: a prompt in pieces, or an answer behind it that is
+                scored. Later tokens count as generated.
+            threads: "own" steers what this thread or task calls; "all" also other threads that
+                have entered no `with` of their own (TextIteratorStreamer, a server's workers).
 
         Yields:
             the run; its `traces()` tell what was done to the last sequences.
 
         Raises:
-            NotSteeredError: on leaving, if sequences ran and steering could not act.
+            RecipeError: a policy does not fit the model, or the lists differ in length.
+            NotSteeredError: on leaving, if sequences ran and steering could not act, or if the
+                model ran in other threads only.
         """
-        whole = Policy(steerers={"steerer": policy}) if isinstance(policy, Steerer) else policy
-        self._check(whole)
-        strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
-        given = list(vectors) if vectors is not None else [{} for _ in strengths]
-        if not strengths:
-            raise RecipeError("No strength was given. Give one number, or one for each row.")
-        if len(given) != len(strengths):
-            raise RecipeError(
-                f"{len(given)} rows of vectors and {len(strengths)} strengths were given. Give "
-                "one strength for each row."
-            )
-        plans = [Plan(whole, float(s), v) for s, v in zip(strengths, given, strict=True)]
-        with self._lock, Run(self._edge, plans) as run:
+        plans = plans_for(policy, strength, vectors)
+        for given in {id(p.policy): p.policy for p in plans if p.policy is not None}.values():
+            self._check(given)
+        lengths = None
+        if prompt_tokens is not None:
+            told = [prompt_tokens] if isinstance(prompt_tokens, int) else list(prompt_tokens)
+            if len(plans) == 1:
+                plans = plans * len(told)
+            if len(told) == 1:
+                told = told * len(plans)
+            if len(told) != len(plans) or min(told, default=0) < 1:
+                raise RecipeError(
+                    f"prompt_tokens is {prompt_tokens} for {len(plans)} rows. Give the number of "
+                    "tokens (1 or more) of each row's prompt."
+                )
+            lengths = tuple(told)
+        with Run(self._edge, plans, given=Given(prompt_tokens=lengths), threads=threads) as run:
             yield run
-            if run.num_passes:
-                run.traces()
+            run.verify()
 
     def _check(self, policy: Policy) -> None:
         self.spec.check(policy.sites, "The policy")
@@ -234,11 +243,17 @@ class HFModel:
         if first.temperature > 0:
             # transformers would cut to the 50 most probable tokens by default
             sampling |= {"temperature": first.temperature, "top_p": first.top_p, "top_k": 0}
-        quiet = muted(self._edge.active)
-        with self._lock, quiet, torch.random.fork_rng(), torch.no_grad():
+        forced = batch.completion_length
+        with self._lock, only(), torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(first.seed)
-            probe_inputs, forced = self._probe_inputs(requests), batch.completion_length
-            with Run(self._edge, plans, probe_inputs=probe_inputs, forced=forced) as run:
+            given = Given(
+                prompt_tokens=tuple(batch.prompt_length.tolist()),
+                num_generated=int(forced.max()),
+                ids=batch.inputs["input_ids"],
+                bare=self._probe_inputs(requests),
+                ends=self._ends(),
+            )
+            with Run(self._edge, plans, given=given) as run:
                 ids = self.model.generate(  # pyright: ignore[reportCallIssue]  # a mixin's method
                     **batch.inputs,
                     max_new_tokens=first.max_new_tokens,
@@ -259,7 +274,17 @@ class HFModel:
         if self._edge.suffix is not None or all(r.generation_prompt for r in reads):
             return None
         bare = [replace(q.prompt, generation_prompt=False, completion=None) for q in requests]
-        return self._encode(bare).inputs
+        return self._placed(self._encode(bare).inputs)
+
+    def _placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With positions that leave padding out: `generate` makes them, a bare call does not."""
+        if not self._places:
+            return inputs
+        return {**inputs, "position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+
+    def _ends(self) -> Tensor | None:
+        end = self.model.generation_config.eos_token_id
+        return None if end is None else torch.tensor(end, device=self.model.device)
 
     def _until_end(self, token_ids: list[int]) -> list[int]:
         end = self.model.generation_config.eos_token_id
@@ -299,41 +324,18 @@ class HFModel:
 
             return act
 
-        with self._lock, muted(self._edge.active), ExitStack() as handles, torch.no_grad():
+        with self._lock, only(), ExitStack() as handles, torch.no_grad():
             for site in sites:
                 handles.callback(attach(self.blocks, site, keep(site)).remove)
             with suppress(Stop):
-                self.model(**batch.inputs, use_cache=False)
+                self.model(**self._placed(batch.inputs), use_cache=False)
+        if missing := [site for site in sites if site not in found]:
+            raise ModelError(
+                f"{', '.join(str(site) for site in missing)} did not run for these prompts: this "
+                f"block of {self.spec.architecture} may look at images only. Give prompts with "
+                "images, or choose another layer."
+            )
         return found
-
-
-def _span(batch: Batch, position: Position) -> tuple[Tensor, Tensor]:
-    """Tokens of the span, and tokens behind it, of each row."""
-    if position.span == "prompt":
-        return batch.prompt_length, batch.completion_length
-    return batch.completion_length, torch.zeros_like(batch.completion_length)
-
-
-def _check_span(batch: Batch, position: Position) -> None:
-    length, _ = _span(batch, position)
-    if int((length - position.skip_last).min()) < 1:
-        raise RecipeError(
-            f"capture reads the {position.span}, and a prompt has no token there (skip_last is "
-            f"{position.skip_last}). Give a completion, or skip fewer tokens."
-        )
-
-
-def _reduced(states: Tensor, batch: Batch, position: Position) -> Tensor:
-    """`(b, s, d)` to `(b, d)`: the last token of a span, or its mean; padding is on the left."""
-    length, behind = _span(batch, position)
-    width = states.shape[1]
-    end = (width - behind - position.skip_last).to(states.device)  # first column behind the span
-    start = (width - behind - length).to(states.device)
-    if position.reduce == "last":
-        return states[torch.arange(len(states), device=states.device), end - 1].float()
-    column = torch.arange(width, device=states.device)[None]
-    inside = ((column >= start[:, None]) & (column < end[:, None])).float()
-    return (states.float() * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
 
 
 def load(

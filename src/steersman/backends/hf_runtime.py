@@ -5,45 +5,31 @@ the parts. Hooks return new tensors and are removed by handle.
 """
 
 import inspect
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
-from steersman.backends.layout import BARE, Layout, cached_tokens, follow_beams, lay_out
-from steersman.backends.tally import Tally
+from steersman.backends.caches import cache_in, follow_beams
+from steersman.backends.desk import Desk
+from steersman.backends.entered import Threads, anything, applies, enter, leave, only
+from steersman.backends.layout import BARE, Rules, lay_out, size, spans_of, without_cache
 from steersman.backends.taps import attach
-from steersman.core.errors import ModelError, RecipeError
-from steersman.core.part import map_tensors
+from steersman.backends.uncompiled import uncompiled
+from steersman.backends.walk import Plan, Walk
+from steersman.core.errors import ModelError, NotSteeredError, RecipeError
 from steersman.core.requests import SteererTrace
-from steersman.core.steerer import Policy, Steerer, SteererState
-from steersman.core.types import Read, Site, Tokens
+from steersman.core.steerer import Policy
+from steersman.core.types import Read, Site
 from steersman.models.blocks import Blocks
 
 
 class Stop(Exception):
     """Ends a forward pass behind the deepest site that is read. Never leaves this package."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one row is steered.
-
-    Attributes:
-        vectors: by steerer, for synthesizers that take theirs from the request.
-    """
-
-    policy: Policy | None
-    strength: float
-    vectors: Mapping[str, Tensor]
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.strength):
-            raise RecipeError(f"strength is {self.strength}; it must be a finite number.")
 
 
 @dataclass(frozen=True)
@@ -53,92 +39,41 @@ class Edge:
     Attributes:
         root: the module whose forward is called; its hook sees ids and masks.
         suffix: tokens of the generation prompt, if the chat template appends them.
-        active: the runs at work on it, outermost first.
     """
 
-    root: nn.Module
+    root: PreTrainedModel
     blocks: Blocks
     image_token: int | None
     suffix: int | None
-    active: list["Run"] = field(default_factory=list)
 
 
-class Track:
-    """One policy of a run, with its state: the rows it steers have non-zero strength."""
+@dataclass(frozen=True)
+class Given:
+    """What the caller knows of the prompts.
 
-    def __init__(
-        self, policy: Policy, plans: Sequence[Plan], device: torch.device, suffix: int | None
-    ) -> None:
-        self.policy = policy.to(device)
-        self.probed = policy.probed(suffix, chunked=False)
-        self.strength = [p.strength if p.policy is policy else 0.0 for p in plans]
-        self.vectors = [dict(p.vectors) if p.policy is policy else None for p in plans]
-        self.tally: dict[str, Tally] = {}
-        self.repeats = 1
-        self.state: dict[str, SteererState] = {}
-        self.slots = torch.empty(0)
+    Attributes:
+        prompt_tokens: of each plan's prompt, where the first pass is not exactly the prompts.
+        num_generated: how many generated tokens the first pass holds at most, if it holds the whole
+            prompts; None if it may not.
+        ids: of the whole prompts, for models that are called with embeddings.
+        bare: prompts without generation prompt, for reads that need them.
+        ends: token ids that end an answer; tokens behind them are not counted.
+    """
 
-    def begin(self, repeats: int, like: Tensor) -> None:
-        """Resets the state for new sequences; `repeats` rows of the batch share each plan."""
-        self.tally = {name: Tally() for name in self.policy.steerers}
-        self.repeats = repeats
-        strength = [s for s in self.strength for _ in range(repeats)]
-        self.slots = torch.tensor([*strength, 0.0], device=like.device)
-        given = {
-            name: self._stacked(name, repeats, like)
-            for name, steerer in self.policy.steerers.items()
-            if steerer.synthesizer.needs_vector
-        }
-        for vectors in self.vectors:
-            if unknown := set(vectors or {}) - set(given):
-                raise RecipeError(
-                    f"A request brings vectors for {', '.join(sorted(unknown))}, but the steerers "
-                    f"that take vectors are: {', '.join(given) or 'none'}."
-                )
-        self.state = self.policy.init(len(self.slots), like, given)
-
-    def _stacked(self, name: str, repeats: int, like: Tensor) -> Tensor:
-        width = like.shape[-1]
-        rows = []
-        for strength, vectors in zip(self.strength, self.vectors, strict=True):
-            vector = (vectors or {}).get(name)
-            if vector is None and strength != 0:
-                raise RecipeError(f"The steerer {name!r} needs Request.vectors[{name!r}].")
-            if vector is not None and tuple(vector.shape) != (width,):
-                raise RecipeError(
-                    f"The vector for {name!r} has the shape {tuple(vector.shape)}; ({width},) is "
-                    "needed."
-                )
-            row = torch.zeros(width) if vector is None else vector.float().cpu()
-            rows += [row] * repeats
-        return torch.stack([*rows, torch.zeros(width)]).to(like.device)
-
-    def observe(self, x: Tokens, names: Sequence[str]) -> None:
-        """Shows `x` to these steerers."""
-        for name in names:
-            steerer = self.policy.steerers[name]
-            self.state[name] = steerer.observe(x, self.state[name])
-            self.tally[name].read(x, steerer, len(self.slots))
-
-    def reorder(self, rows: Tensor) -> None:
-        """Row i goes on with what row `rows[i]` remembers."""
-        kept = torch.cat([rows, rows.new_tensor([len(self.slots) - 1])])
-        self.state = map_tensors(self.state, lambda leaf: leaf[kept])
-
-    def write(self, x: Tokens) -> Tensor:
-        """The steered states at a site."""
-        h, doses = self.policy.write(x, self.state, self.slots)
-        for name, dose in doses.items():
-            self.tally[name].wrote(x, dose)
-        return h
+    prompt_tokens: tuple[int, ...] | None = None
+    num_generated: int | None = None
+    ids: Tensor | None = None
+    bare: Mapping[str, Tensor] | None = None
+    ends: Tensor | None = None
 
 
 class Run:
     """Policies at work, from entering the `with` to leaving it.
 
     Args:
-        probe_inputs: prompts without generation prompt, for reads that need them.
-        forced: how many tokens at the end of each plan's prompt begin the answer already.
+        given: what is known of the prompts.
+        threads: "own" steers calls in the context that enters; "all" also those of threads that
+            have entered nothing themselves.
     """
 
     def __init__(
@@ -146,241 +81,308 @@ class Run:
         edge: Edge,
         plans: Sequence[Plan],
         *,
-        probe_inputs: Mapping[str, Tensor] | None = None,
-        forced: Tensor | None = None,
+        given: Given = Given(),
+        threads: Threads = "own",
     ) -> None:
-        self.edge, self.plans = edge, list(plans)
-        self.probe_inputs, self.forced = probe_inputs, forced
-        parameter = next(edge.root.parameters())
-        device, self.dtype = parameter.device, parameter.dtype
+        self.edge, self.plans, self.given = edge, list(plans), given
+        self.threads: Threads = threads
         distinct = {id(p.policy): p.policy for p in plans if p.policy is not None and p.strength}
-        self.tracks = [
-            Track(policy, self.plans, device, edge.suffix) for policy in distinct.values()
-        ]
-        self.layout: Layout | None = None
-        self._prompt_ids: Tensor | None = None
-        self._width = 0
-        self.probing = self.bare = self.muted = False
-        self.num_passes = 0
+        self.policies = list(distinct.values())
+        steerers = [s for policy in self.policies for s in policy.steerers.values()]
+        self.writes = {site for s in steerers for site in s.sites}
+        self.rereads = any(read.every for s in steerers for read in s.reads)
+        self.spans = spans_of([s.scope for s in steerers])
+        self.modalities = {s.scope.modality for s in steerers}
+        self.probed = [p.probed(edge.suffix, chunked=False) for p in self.policies]
+        self.starts = {site: self._first_offset(site) for site in self.writes}
+        self._desk = Desk()
+        self._on_device: dict[torch.device, list[Policy]] = {}
+        self._past: list[Walk] = []
+        self._last: Walk | None = None
+        self._elsewhere = 0
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Run":
-        if not self.tracks:
-            return self  # nothing to do: the model runs untouched
-        sites = {s for t in self.tracks for s in t.policy.sites}
-        sites |= {r.site for t in self.tracks for r in t.policy.reads}
-        try:
-            hook = self.edge.root.register_forward_pre_hook(self._on_pass, with_kwargs=True)
-            self._handles.append(hook)
-            for site in sorted(sites, key=lambda s: s.depth):
-                self._handles.append(attach(self.edge.blocks, site, self._on_site(site)))
-        except Exception:
-            self._remove()
-            raise
-        self.edge.active.append(self)
+        if self.policies:  # else nothing to do: the model runs untouched
+            reads = {r.site for policy in self.policies for r in policy.reads}
+            root = self.edge.root
+            try:
+                self._handles += [
+                    root.register_forward_pre_hook(self._on_pass, with_kwargs=True),
+                    root.register_forward_hook(self._on_passed, always_call=True),
+                ]
+                for site in sorted(self.writes | reads, key=lambda s: s.depth):
+                    self._handles.append(attach(self.edge.blocks, site, self._on_site(site)))
+                uncompiled.enter()
+            except Exception:
+                self._remove()
+                raise
+        enter(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self in self.edge.active:
-            self.edge.active.remove(self)
+        leave(self)
+        if self._handles:
+            uncompiled.leave()
         self._remove()
 
     def _remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self.layout = None
 
-    def traces(self, num_passes: Sequence[int] | None = None) -> list[dict[str, SteererTrace]]:
+    def traces(self, lengths: Sequence[int] | None = None) -> list[dict[str, SteererTrace]]:
         """What was done to each plan's row, by steerer; a plan with beams shows its first.
+
+        Args:
+            lengths: tokens of each answer, where they are known.
 
         Raises:
             NotSteeredError: steering was asked for and could not act.
         """
-        made: list[dict[str, SteererTrace]] = [{} for _ in self.plans]
-        counted = list(num_passes or [self.num_passes] * len(self.plans))
-        for track in self.tracks:
-            slots = range(0, len(self.plans) * track.repeats, track.repeats)
-            for name, tally in track.tally.items():
-                steerer = track.policy.steerers[name]
-                rows = tally.traces(
-                    name,
-                    steerer,
-                    strength=track.strength,
-                    num_passes=counted,
-                    slots=slots,
-                    may_end=num_passes is not None,
-                )
-                for row, trace in zip(made, rows, strict=True):
-                    if trace is not None:
-                        row[name] = trace
-        return made
+        return self._last.traces(lengths) if self._last is not None else [{} for _ in self.plans]
+
+    def verify(self) -> None:
+        """Checks that every sequence that ran was steered.
+
+        Raises:
+            NotSteeredError: one was not, or the model ran in other threads only.
+        """
+        for walk in (*self._past, *((self._last,) if self._last is not None else ())):
+            walk.traces(None)
+        self._past.clear()
+        if self._last is None and self._elsewhere and self.policies:
+            raise NotSteeredError(
+                f"The model ran {self._elsewhere} times in other threads, and this `with` steers "
+                "only its own. Streamers and generate_batch work that way: write "
+                'model.steer(..., threads="all").'
+            )
+
+    def _first_offset(self, site: Site) -> int | None:
+        """The first token that anybody writes at a site; None if from the beginning."""
+        starts = [
+            s.scope.start for p in self.policies for s in p.steerers.values() if site in s.sites
+        ]
+        return None if None in starts else min(s for s in starts if s is not None)
 
     def _on_pass(
         self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
-        if self.muted:
+        if not applies(self, self.threads):
+            self._elsewhere += not anything()
             return
-        inputs = kwargs
+        desk, inputs = self._desk, kwargs
         if args:  # generate never does; looking at a signature for every token would cost
             names = inspect.signature(module.forward).parameters
             inputs = {**dict(zip(names, args, strict=False)), **kwargs}
-        known = self._known_length(inputs)
-        self.layout = self._lay_out(inputs, known)
-        if self.probing:
+        if desk.probing:
             return
-        if self.layout.is_prompt:
-            if known is not None:
-                self._refuse_stale()
-            self._begin(inputs)
-        self.num_passes += 1
-        for track in self.tracks:
-            for tally in track.tally.values():
-                tally.new_pass(len(track.slots), self.layout.request.device)
+        if inputs.get("cu_seq_lens_q") is not None:
+            raise ModelError(
+                "This pass packs several sequences into one row (cu_seq_lens_q), which steering "
+                "does not follow here. Give one sequence a row."
+            )
+        walk = desk.continued(inputs)
+        desk.walk = self._begin(desk, inputs) if walk is None else self._go_on(desk, walk, inputs)
+        desk.narrowed.clear()
+        desk.walk.num_passes += 1
+
+    def _on_passed(self, _module: nn.Module, _args: object, output: object) -> None:
+        """Ends a pass, and learns which cache its sequences are in."""
+        desk = self._desk
+        if desk.probing or not applies(self, self.threads):
+            return
+        desk.end_pass(output)
 
     def _refuse_stale(self) -> None:
         """Of passes without a cache: what was written decides what is read later, and is gone."""
-        for track in self.tracks:
-            for name in track.probed:
-                if any(read.every for read in track.policy.steerers[name].reads):
-                    raise ModelError(
-                        f"The steerer {name!r} reads behind its site and looks again while the "
-                        "answer is written, which needs the cache. Generate with use_cache=True."
-                    )
+        for policy, name in self._probes():
+            if any(read.every for read in policy.steerers[name].reads):
+                raise ModelError(
+                    f"The steerer {name!r} reads behind its site and looks again while the answer "
+                    "is written, which needs the cache. Generate with use_cache=True."
+                )
 
-    def _known_length(self, inputs: Mapping[str, object]) -> Tensor | None:
-        """Of the prompts that this pass continues; None if it begins new ones.
+    def _probes(self) -> list[tuple[Policy, str]]:
+        return [(p, n) for p, names in zip(self.policies, self.probed, strict=True) for n in names]
 
-        Without a cache every pass runs the whole sequence: it continues where it has one token
-        more than the pass before and begins with the same prompt.
-        """
-        known = None if self.layout is None or self.bare else self.layout.prompt_length
-        if self.bare or self.probing or cached_tokens(inputs) > 0:
-            return known
-        ids, prompt, width = inputs.get("input_ids"), self._prompt_ids, self._width
-        self._width = ids.shape[1] if isinstance(ids, Tensor) else 0
-        if isinstance(ids, Tensor) and prompt is not None and inputs.get("use_cache") is False:
-            begins = ids[:, : prompt.shape[1]]
-            if self._width == width + 1 and torch.equal(begins, prompt):
-                return known
-        self._prompt_ids = ids if isinstance(ids, Tensor) else None
-        return None
+    def _rules(self, suffix: int | None) -> Rules:
+        return Rules(self.edge.image_token, suffix, self.spans)
 
-    def _lay_out(self, inputs: Mapping[str, object], prompt_length: Tensor | None) -> Layout:
-        return lay_out(
-            inputs,
-            image_token=self.edge.image_token,
-            suffix=BARE if self.bare else self.edge.suffix,
-            prompt_length=prompt_length,
-            forced=None if self.bare else self.forced,
-        )
+    def _go_on(self, desk: Desk, walk: Walk, inputs: Mapping[str, object]) -> Walk:
+        place, width = walk.place, size(inputs)[1]
+        assert place is not None
+        whole = desk.repeats_all(walk)
+        if whole:
+            self._refuse_stale()
+        chunks = self.given.prompt_tokens is not None and self.given.num_generated is None
+        if width > 1 and not whole and not chunks and inputs.get("logits_to_keep") != width:
+            raise ModelError(
+                f"{width} more tokens came at once behind a prompt. If the prompt comes in pieces, "
+                "say how long it is: model.steer(..., prompt_tokens=...). If another turn of the "
+                "talk begins, begin it with an empty cache."
+            )
+        rules = self._rules(self.edge.suffix)
+        if whole:
+            layout, walk.place = lay_out(
+                inputs, rules, prompt_length=place.prompt_length, num_generated=None
+            )
+            desk.layout = replace(layout, fresh=1)
+        else:
+            num = None if chunks else width
+            desk.layout, walk.place = lay_out(inputs, rules, place=place, num_generated=num)
+        walk.pass_began(cache_in(inputs), place.columns, self.given.ends, inputs.get("input_ids"))
+        self._due(desk, prompt=chunks or whole)
+        return walk
 
-    def _begin(self, inputs: dict[str, object]) -> None:
-        assert self.layout is not None
-        repeats, left = divmod(self.layout.num_rows, len(self.plans))
+    def _begin(self, desk: Desk, inputs: dict[str, object]) -> Walk:
+        rows, _, device = size(inputs)
+        repeats, left = divmod(rows, len(self.plans))
         if left or not repeats:
             raise RecipeError(
-                f"{self.layout.num_rows} rows came, but steering was set up for {len(self.plans)}. "
-                "Give one policy for all rows, or one for each."
+                f"{rows} rows came, but steering was set up for {len(self.plans)}. Give one policy "
+                "for all rows, or one for each."
             )
-        self.num_passes = 0
-        device = self.layout.request.device
-        like = torch.empty(0, self.edge.blocks.d_model, dtype=self.dtype, device=device)
-        for track in self.tracks:
-            track.begin(repeats, like)
-        if any(read.every for track in self.tracks for read in track.policy.reads):
-            follow_beams(inputs, self._reorder)
-        if any(track.probed for track in self.tracks):
-            self._probe(inputs)
+        if device not in self._on_device:
+            self._on_device[device] = [p.to(device) for p in self.policies]
+        dtype = next(p.dtype for p in self.edge.root.parameters() if p.is_floating_point())
+        like = torch.empty(0, self.edge.blocks.d_model, dtype=dtype, device=device)
+        policies = self._on_device[device]
+        walk = Walk(self.plans, self.policies, policies, repeats=repeats, like=like)
+        layout, walk.place = self._first(inputs, repeats)
+        if self._last is not None:
+            self._past.append(self._last)
+        if len(self._past) >= 64:
+            self.verify()
+        self._last = walk
+        desk.begin(walk, inputs)
+        cache = cache_in(inputs)
+        if cache is not None and (self.rereads or self.spans):
+            follow_beams(cache, walk.reorder)
+        self._due(desk, prompt=True)
+        if any(self.probed):
+            self._probe(desk, inputs, walk)
+        desk.layout = layout
+        return walk
 
-    def _reorder(self, rows: Tensor) -> None:
-        for track in self.tracks if self.layout is not None else ():
-            track.reorder(rows)
+    def _first(self, inputs: dict[str, object], repeats: int):
+        """Layout of a pass that begins sequences, and where it ends."""
+        given, (_, width, device) = self.given, size(inputs)
+        seen = dict(inputs)
+        if not isinstance(inputs.get("input_ids"), Tensor):
+            if given.ids is not None and given.ids.shape[1] == width:
+                seen["input_ids"] = given.ids.repeat_interleave(repeats, 0)
+            elif self.edge.image_token is not None and self.modalities != {"any"}:
+                raise ModelError(
+                    "A scope tells image tokens from text, and this pass has embeddings without "
+                    "ids. Use model.generate([...]), or a scope for any token."
+                )
+        lengths, num = None, 0
+        keep = inputs.get("logits_to_keep")
+        if given.prompt_tokens is not None:
+            lengths = torch.tensor(given.prompt_tokens, device=device).repeat_interleave(repeats)
+            num = given.num_generated
+            if num is None and width < max(given.prompt_tokens):
+                self._refuse_pieces(width)
+        elif isinstance(keep, int) and keep > 1 and cache_in(inputs) is not None:
+            num = keep - 1  # assisted decoding hands its first candidates in with the prompt
+        return lay_out(
+            seen, self._rules(self.edge.suffix), prompt_length=lengths, num_generated=num
+        )
 
-    def _probe(self, inputs: dict[str, object]) -> None:
+    def _refuse_pieces(self, width: int) -> None:
+        for policy in self.policies:
+            for name in policy.probed(self.edge.suffix, chunked=True):
+                raise ModelError(
+                    f"The steerer {name!r} must read the end of the prompt before the first token "
+                    f"is written, and the prompt comes in pieces ({width} tokens first). Give it "
+                    "whole, or choose the scope last_and_generated."
+                )
+
+    def _due(self, desk: Desk, *, prompt: bool) -> None:
+        """Notes who reads in this pass: prompts are read once, generated tokens if asked."""
+        desk.due = {}
+        for i, policy in enumerate(self.policies):
+            for name, steerer in policy.steerers.items():
+                again = any(read.every for read in steerer.reads)
+                if (prompt and name not in self.probed[i]) or (again and not prompt):
+                    for site in {read.site for read in steerer.reads}:
+                        desk.due.setdefault(site, []).append((i, name))
+
+    def _probe(self, desk: Desk, inputs: dict[str, object], walk: Walk) -> None:
         """Passes that only read, stopped behind the deepest read, before anything is written.
 
         Reads before a generation prompt that the template does not just append need a pass of
         their own, over prompts rendered without it.
         """
-        layout = self.layout
-        reads = [read for track in self.tracks for read in self._probe_reads(track)]
+        streaming, reads = desk.due, [r for p, n in self._probes() for r in p.steerers[n].reads]
         apart = [r for r in reads if r.effective_offset(self.edge.suffix) is None]
-        if apart and self.probe_inputs is None:
+        if apart and self.given.bare is None:
             raise ModelError(
                 "This policy reads the prompt without its generation prompt, which this chat "
                 "template does not append as plain tokens. Use model.generate([...]), which "
                 "renders it."
             )
-        keep = {k: v for k, v in inputs.items() if k not in ("past_key_values", "use_cache")}
-        passes = [(False, keep)] if len(apart) < len(reads) else []
-        passes += [(True, dict(self.probe_inputs))] if apart and self.probe_inputs else []
-        self.probing = True
+        keep = without_cache(inputs)
+        repeats = walk.repeats
+        passes = [(self.edge.suffix, keep)] if len(apart) < len(reads) else []
+        if apart and self.given.bare is not None:
+            bare = {k: v.repeat_interleave(repeats, 0) for k, v in self.given.bare.items()}
+            passes.append((BARE, dict[str, object](bare)))
+        desk.due = {}
+        for i, names in enumerate(self.probed):
+            for name in names:
+                for read in self.policies[i].steerers[name].reads:
+                    due = desk.due.setdefault(read.site, [])
+                    if (i, name) not in due:
+                        due.append((i, name))
+        desk.probing = True
         try:
-            for self.bare, wanted in passes:
-                others = [run for run in self.edge.active if run is not self]
-                with muted(others), suppress(Stop), torch.no_grad():
+            for suffix, wanted in passes:
+                if suffix == BARE:
+                    desk.layout, _ = lay_out(wanted, self._rules(BARE))
+                else:
+                    desk.layout, _ = self._first(inputs, repeats)
+                with only(self), suppress(Stop), torch.no_grad():
                     self.edge.root(**{**wanted, "use_cache": False})
         finally:
-            self.probing = self.bare = False
-            self.layout = layout
+            desk.probing, desk.due, desk.layout = False, streaming, None
 
     def _on_site(self, site: Site) -> Callable[[Tensor], Tensor | None]:
         deepest = max(
-            (r.site.depth for t in self.tracks for r in self._probe_reads(t)), default=None
+            (r.site.depth for p, n in self._probes() for r in self._reads(p, n)), default=None
         )
-
-        writing = [t for t in self.tracks if site in t.policy.sites]
+        writes, start = site in self.writes, self.starts.get(site)
 
         def act(h: Tensor) -> Tensor | None:
-            if self.muted:
+            if not applies(self, self.threads):
                 return None
-            if self.layout is None:
+            desk = self._desk
+            layout, walk = desk.layout, desk.walk
+            if layout is None or walk is None:
                 raise ModelError(
                     "The decoder ran without the model's own forward. Call the model itself, so "
                     "that steering sees the ids and the mask."
                 )
-            x = self.layout.tokens(site, h)
-            for track in self.tracks:
-                track.observe(x, track.probed if self.probing else self._streaming(track))
-            if self.probing:
+            device = layout.request.device
+            home = h if h.device == device else h.to(device)
+            if due := desk.due.get(site):
+                walk.observe(layout.tokens(site, home), due)
+            if desk.probing:
                 if site.depth == deepest:
                     raise Stop
                 return None
-            if not writing:
+            if not writes:
                 return None
-            for track in writing:
-                x = x.with_h(track.write(x))
-            return x.h.reshape(h.shape)
+            if start not in desk.narrowed:
+                desk.narrowed[start] = layout.behind(start) if layout.is_prompt else layout
+            part = desk.narrowed[start]
+            if part.request.numel() == 0:
+                return None
+            changed = walk.write(home, site, part)
+            return changed if changed.device == h.device else changed.to(h.device)
 
         return act
 
-    def _probe_reads(self, track: Track) -> list[Read]:
-        return [r for n in track.probed for r in track.policy.steerers[n].reads]
-
-    def _streaming(self, track: Track) -> list[str]:
-        """Steerers that read in this pass: prompts are read once, generated tokens if asked."""
-        assert self.layout is not None
-        is_prompt = self.layout.is_prompt
-
-        def due(steerer: Steerer) -> bool:
-            return is_prompt or any(r.every for r in steerer.reads)
-
-        return [
-            name
-            for name, steerer in track.policy.steerers.items()
-            if due(steerer) and not (is_prompt and name in track.probed)
-        ]
-
-
-@contextmanager
-def muted(runs: Sequence[Run]) -> Iterator[None]:
-    """Keeps runs out of the passes inside: they neither read nor write."""
-    quiet = [run for run in runs if not run.muted]
-    for run in quiet:
-        run.muted = True
-    try:
-        yield
-    finally:
-        for run in quiet:
-            run.muted = False
+    def _reads(self, policy: Policy, name: str) -> tuple[Read, ...]:
+        return policy.steerers[name].reads

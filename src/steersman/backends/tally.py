@@ -1,122 +1,198 @@
 """Counts what steering did, on the device, and turns the counts into traces at the end."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steersman.backends.layout import Layout
 from steersman.core.errors import NotSteeredError
 from steersman.core.ops import per_request_sum
 from steersman.core.requests import SteererTrace
-from steersman.core.steerer import Dose, Steerer
-from steersman.core.types import Tokens
+from steersman.core.steerer import Dose, Policy, Steerer
+from steersman.core.types import Site, Tokens
 
+K = TypeVar("K")
 SCOPE, GATE, STRENGTH, WRITTEN, RELATIVE = range(5)
 ENDED = SteererTrace(0.0, 0.0, 0, 0, 0.0, "the answer ended before the scope began")
+LEFT_OUT = SteererTrace(0.0, 0.0, 0, 0, 0.0, "all tokens were in spans that the scope leaves out")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch, as its trace is asked for.
+
+    Attributes:
+        slot: where it was counted.
+        length: tokens of its answer, None where that is not known.
+    """
+
+    policy: Policy | None
+    strength: float
+    slot: int
+    length: int | None = None
 
 
 class Tally:
-    """What one steerer did in a run, pass by pass; read only when the run is over."""
+    """What was done to a batch of sequences; read only when they are over.
 
-    def __init__(self) -> None:
-        self._passes: list[Float[Tensor, "5 r"]] = []
-        self._reads: Float[Tensor, " r"] | None = None
+    Sums are by site and by round (the first steerer of every policy there, the second, ...).
+    A pass over candidates, of which some may be turned down, waits until the next one begins.
 
-    def new_pass(self, num_slots: int, device: torch.device) -> None:
-        """Begins a forward pass."""
-        self._passes.append(torch.zeros(5, num_slots, device=device))
+    Args:
+        num_slots: requests, and the slot of the padding behind them.
+    """
 
-    def wrote(self, x: Tokens, dose: Dose) -> None:
-        """Adds what happened at one site of the current pass."""
-        written = (dose.relative > 0).float()
-        columns = (dose.scope.float(), dose.gate, dose.strength, written, dose.relative)
-        now = self._passes[-1]
-        sums = [per_request_sum(c, x.request, now.shape[1]) for c in columns]
-        self._passes[-1] = now + torch.stack(sums)
+    def __init__(self, num_slots: int, device: torch.device) -> None:
+        self.num_slots, self.device = num_slots, device
+        self.alive: Float[Tensor, " r"] | None = None
+        self._sums: dict[tuple[Site, int], Float[Tensor, "5 r"]] = {}
+        self._waiting: list[tuple[tuple[Site, int], Float[Tensor, "5 b s"]]] = []
+        self._reads: dict[tuple[int, str], Float[Tensor, " r"]] = {}
 
-    def read(self, x: Tokens, steerer: Steerer, num_slots: int) -> None:
+    def wrote(self, site: Site, rounds: Sequence[Sequence[Dose]], layout: Layout) -> None:
+        """Adds what happened at a site of the current pass."""
+        for k, doses in enumerate(rounds):
+            rows = torch.stack(
+                [
+                    torch.stack([d.scope, d.gate, d.strength, d.relative > 0, d.relative])
+                    for d in doses
+                ]
+            )
+            told = (rows[0] if len(doses) == 1 else rows.sum(0)).detach()  # (5, t)
+            if layout.fresh is not None:  # passes before have counted the other columns
+                told = told.reshape(5, *layout.shape)[:, :, -layout.fresh :]
+                self._waiting.append(((site, k), told))
+                self.settle(layout.fresh)
+                continue
+            if not layout.is_prompt and layout.shape[1] > 1:
+                self._waiting.append(((site, k), told.reshape(5, *layout.shape)))
+                continue
+            sums = told.new_zeros(5, self.num_slots).index_add(1, layout.request, told)
+            self._add((site, k), sums if self.alive is None else sums * self.alive)
+
+    def settle(self, columns: int) -> None:
+        """Counts what waited: of the last pass, the first so many columns went on."""
+        for key, told in self._waiting:
+            sums = told[:, :, :columns].sum(2)
+            left = sums.new_zeros(5, self.num_slots - sums.shape[1])
+            self._add(key, torch.cat([sums, left], 1))
+        self._waiting.clear()
+
+    def _add(self, key: tuple[Site, int], sums: Float[Tensor, "5 r"]) -> None:
+        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+
+    def read(self, policy: int, name: str, steerer: Steerer, x: Tokens) -> None:
         """Counts the tokens that the steerer's parts read at one site."""
         for read in steerer.reads:
             if read.site == x.site:
-                seen = per_request_sum(read.here(x).float(), x.request, num_slots)
-                self._reads = seen if self._reads is None else self._reads + seen
+                seen = per_request_sum(read.here(x).float(), x.request, self.num_slots)
+                before = self._reads.get((policy, name))
+                self._reads[policy, name] = seen if before is None else before + seen
 
     def traces(
-        self,
-        name: str,
-        steerer: Steerer,
-        *,
-        strength: Sequence[float],
-        num_passes: Sequence[int],
-        slots: Sequence[int],
-        may_end: bool,
-    ) -> list[SteererTrace | None]:
-        """One trace per row; None for rows with strength 0.
-
-        Args:
-            num_passes: forward passes that counted for each row (the rest ran behind its end).
-            slots: where each row was counted.
-            may_end: an answer that ended with its first token leaves a scope of generated tokens
-                empty, and that is no error.
+        self, policies: Sequence[Policy], rows: Sequence[Row]
+    ) -> list[dict[str, SteererTrace]]:
+        """One trace by steerer for each row; none for rows with strength 0.
 
         Raises:
             NotSteeredError: a row with non-zero strength has no token in scope, was not read, or
                 a static vector was added that changed nothing.
         """
-        passes = torch.stack(self._passes).cpu() if self._passes else torch.zeros(0, 5, 1)
-        reads = None if self._reads is None else self._reads.cpu()
-        made: list[SteererTrace | None] = []
-        for slot, s, n in zip(slots, strength, num_passes, strict=True):
-            if s == 0:
-                made.append(None)
+        index = {id(policy): i for i, policy in enumerate(policies)}
+        sums = _to_host(self._sums)
+        reads = _to_host(self._reads)
+        made: list[dict[str, SteererTrace]] = []
+        for row in rows:
+            made.append({})
+            if row.policy is None or row.strength == 0:
                 continue
-            sums = passes[:n, :, slot].sum(0).tolist() if len(passes) else [0.0] * 5
-            if may_end and n == 1 and sums[SCOPE] == 0 and _begins_later(steerer):
-                made.append(ENDED)
-                continue
-            was_read = reads is not None and float(reads[slot]) >= len(steerer.reads)
-            made.append(_trace(name, steerer, sums, was_read or not steerer.reads))
+            for name, steerer in row.policy.steerers.items():
+                by_site = {
+                    site: table[:, row.slot].tolist()
+                    for site in steerer.sites
+                    if (table := sums.get((site, _round(row.policy, name, site)))) is not None
+                }
+                seen = reads.get((index[id(row.policy)], name))
+                was_read = seen is not None and float(seen[row.slot]) >= len(steerer.reads)
+                told = was_read or not steerer.reads
+                made[-1][name] = _trace(name, steerer, by_site, was_read=told, length=row.length)
         return made
 
 
-def _trace(name: str, steerer: Steerer, sums: list[float], was_read: bool) -> SteererTrace:
+def _to_host(tables: Mapping[K, Tensor]) -> dict[K, Tensor]:
+    """All tables in one transfer."""
+    if not tables:
+        return {}
+    together = torch.stack(list(tables.values())).cpu()
+    return dict(zip(tables, together, strict=True))
+
+
+def _round(policy: Policy, name: str, site: Site) -> int:
+    here = [n for n, steerer in policy.steerers.items() if site in steerer.sites]
+    return here.index(name)
+
+
+def _trace(
+    name: str,
+    steerer: Steerer,
+    by_site: Mapping[Site, list[float]],
+    *,
+    was_read: bool,
+    length: int | None,
+) -> SteererTrace:
+    sums = [sum(values) for values in zip(*by_site.values(), strict=True)] or [0.0] * 5
     scope, written = sums[SCOPE], sums[WRITTEN]
     if not all(math.isfinite(value) for value in sums):
         raise NotSteeredError(
             f"The steerer {name!r} made states that are no numbers (NaN or infinity). Lower the "
             "strength, or fit it again."
         )
+    if scope == 0 and length == 1 and _begins_later(steerer):
+        return ENDED
+    if scope == 0 and was_read and steerer.scope.outside:
+        return LEFT_OUT
     if scope == 0:
         raise NotSteeredError(
             f"The steerer {name!r} wrote no token: its scope {steerer.scope} names none of the "
-            "tokens that went through the model. Choose another scope, or generate more tokens."
+            f"tokens that went through {', '.join(str(s) for s in steerer.sites)}. Choose another "
+            "scope or site, or generate more tokens."
         )
     if not was_read:
         raise NotSteeredError(
             f"The steerer {name!r} never saw the tokens it reads ({steerer.reads}), so its gate "
             "and vector were never computed. Give the whole prompt in one pass."
         )
-    reason = ""
-    if written == 0:
-        reason = "the gate was closed" if sums[GATE] == 0 else "the vector is zero"
-        per_input = bool(steerer.synthesizer.reads) or steerer.synthesizer.needs_vector
-        rests = steerer.operator.may_rest
-        if sums[GATE] > 0 and rests:
-            reason = "the vector is zero, or the states needed no change"
-        if sums[GATE] > 0 and not rests and not per_input:
-            raise NotSteeredError(
-                f"The steerer {name!r} changed none of {int(scope)} tokens in scope: its vector is "
-                "zero, or too small for the model's number type. Fit it again, or raise strength."
-            )
     return SteererTrace(
         gate=sums[GATE] / scope,
         strength=sums[STRENGTH] / scope,
         tokens_in_scope=int(scope),
         tokens_written=int(written),
         relative_norm=sums[RELATIVE] / written if written else 0.0,
-        reason=reason,
+        reason="" if written else _why_not(name, steerer, sums),
+        written_at={str(site): int(values[WRITTEN]) for site, values in by_site.items()},
+    )
+
+
+def _why_not(name: str, steerer: Steerer, sums: Sequence[float]) -> str:
+    """Why no token in scope was changed.
+
+    Raises:
+        NotSteeredError: there is no good reason.
+    """
+    if sums[GATE] == 0:
+        return "the gate was closed"
+    if steerer.operator.may_rest:
+        return "the vector is zero, or the states needed no change"
+    if steerer.synthesizer.reads or steerer.synthesizer.needs_vector:
+        return "the vector is zero"
+    raise NotSteeredError(
+        f"The steerer {name!r} changed none of {int(sums[SCOPE])} tokens in scope: its vector is "
+        "zero, or too small for the model's number type. Fit it again, or raise strength."
     )
 
 

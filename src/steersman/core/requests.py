@@ -65,6 +65,7 @@ class SteererTrace:
         tokens_written: of these, those that were changed.
         relative_norm: mean of |h' - h| / |h| over the tokens written.
         reason: why nothing was written; empty if something was.
+        written_at: tokens written by site, as in "resid_post[14]".
     """
 
     gate: float
@@ -73,6 +74,7 @@ class SteererTrace:
     tokens_written: int
     relative_norm: float
     reason: str = ""
+    written_at: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

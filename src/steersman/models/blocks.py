@@ -1,17 +1,15 @@
 """Finds the language model's decoder blocks by structure, never by a pattern over all names."""
 
-from collections.abc import Mapping, Sequence
+import inspect
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from steersman.core.errors import ModelError
-from steersman.core.types import Point, Site
-
-ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
-PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "wo")  # of the attention heads
+from steersman.core.types import Site
+from steersman.models.halves import Halves, trace
+from steersman.models.padding import padding_disturbs
 
 
 @dataclass(frozen=True)
@@ -24,61 +22,135 @@ class Tap:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The decoder of a model: its blocks in order, and the norm behind the last one."""
+    """The decoder of a model: its blocks in order, and the norm behind the last one.
+
+    Attributes:
+        halves: what each block adds to the residual stream.
+        padding_disturbs: whether rows of one batch must have one length, as padding on the left
+            changes what the model makes of the tokens behind it.
+    """
 
     layers: tuple[nn.Module, ...]
     final_norm: nn.Module | None
     d_model: int
-    num_heads: int = 0
+    num_heads: int
+    halves: tuple[Halves, ...]
+    padding_disturbs: bool = False
 
     def tap(self, site: Site) -> Tap:
         """Where `site` is in this model.
 
         Raises:
-            ModelError: the block has no such point.
+            ModelError: the block has no such point, or it is no module's output.
         """
         block = self.layers[site.layer]
+        if self.halves[site.layer].stream and site.point != "head_in":
+            raise ModelError(
+                f"{site} is not to be had in {type(block).__name__}: "
+                f"{self.halves[site.layer].stream}. This architecture cannot be steered there."
+            )
         if site.point in ("resid_pre", "resid_post"):
             return Tap(block, before=site.point == "resid_pre")
         if site.point == "head_in":
             if self.final_norm is None:
+                why = self.halves[-1].reason
                 raise ModelError(
-                    "head_in needs a final norm, and none was found behind the blocks."
+                    "head_in needs a norm that runs once, behind the last block, and none was "
+                    f"found{f' ({why})' if why else ''}. Use resid_post of layer "
+                    f"{len(self.layers) - 1}."
                 )
             return Tap(self.final_norm, before=False)
-        if site.point == "attn_heads":
-            return Tap(_child(_child(block, "attn_out", ATTENTION), site.point, PROJECTION), True)
-        wanted = ATTENTION if site.point == "attn_out" else MLP
-        return Tap(_child(block, site.point, wanted), before=False)
+        return self._half(site, block)
+
+    def _half(self, site: Site, block: nn.Module) -> Tap:
+        halves = self.halves[site.layer]
+        role = "mlp" if site.point == "mlp_out" else "attention"
+        found = [a for a in halves.addends if a.role == role]
+        heads = site.point == "attn_heads"
+        path = (found[0].heads if heads else found[0].path) if len(found) == 1 else None
+        if path is not None:
+            return Tap(block.get_submodule(path), before=heads)
+        raise ModelError(
+            f"{site} is not to be had in {type(block).__name__}: {_told(halves, role, heads)}. "
+            "Use resid_pre or resid_post."
+        )
 
 
-def find_blocks(model: PreTrainedModel) -> Blocks:
+def find_blocks(model: PreTrainedModel, path: str | None = None) -> Blocks:
     """The decoder blocks of the language model inside `model`.
+
+    Args:
+        path: the list of blocks as a path from `model`, such as "model.layers", where structure
+            alone does not tell it.
 
     Raises:
         ModelError: there is none, or more than one list of blocks could be it.
     """
     config = model.config.get_text_config(decoder=True)
-    decoder = model.get_decoder()
-    lists = {
-        name: module
-        for name, module in decoder.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) > 0 and _alike(module)
-    }
-    fitting = {n: m for n, m in lists.items() if len(m) == config.num_hidden_layers}
-    outer = {n: m for n, m in fitting.items() if not any(n.startswith(f"{o}.") for o in fitting)}
-    if len(outer) != 1:
-        found = ", ".join(
-            f"{n or '(root)'}: {len(m)} x {type(m[0]).__name__}" for n, m in lists.items()
-        )
+    if model.config.is_encoder_decoder or config.is_encoder_decoder:
         raise ModelError(
-            f"The decoder blocks of {type(model).__name__} could not be told apart: "
-            f"{config.num_hidden_layers} blocks are expected, and the lists found are: "
-            f"{found or 'none'}. Pass the decoder itself, or report the architecture."
+            f"{type(model).__name__} is an encoder-decoder: its prompt and its answer run through "
+            "different blocks, and one site would mean two places. Use a decoder-only model."
         )
-    name, layers = next(iter(outer.items()))
-    parent = decoder.get_submodule(name.rpartition(".")[0])
-    return Blocks(tuple(layers), _final_norm(parent), config.hidden_size, _num_heads(config))
+    decoder = model.get_decoder()
+    if not _lists(decoder):  # ModernBERT's decoder calls its output head so
+        decoder = model.base_model
+    name, layers = _only_list(model, decoder, config) if path is None else _named(model, path)
+    owner = decoder if path is None else model
+    beside = owner.get_submodule(name.rpartition(".")[0]).children()
+    norms = [child for child in beside if "norm" in type(child).__name__.lower()]
+    traced = trace(decoder, tuple(layers), norms)
+    positions = "position_ids" in inspect.signature(model.forward).parameters
+    return Blocks(
+        tuple(layers),
+        traced.final_norm,
+        config.hidden_size,
+        _num_heads(config),
+        traced.halves,
+        padding_disturbs(decoder, layers[-1], positions=positions),
+    )
+
+
+def _only_list(
+    model: PreTrainedModel, decoder: nn.Module, config: PreTrainedConfig
+) -> tuple[str, nn.ModuleList]:
+    num = config.num_hidden_layers
+    lists = _lists(decoder)
+    fitting = {n: m for n, m in lists.items() if len(m) == num}
+    outer = {n: m for n, m in fitting.items() if not any(n.startswith(f"{o}.") for o in fitting)}
+    nearest = min((n.count(".") for n in outer), default=0)
+    outer = {n: m for n, m in outer.items() if n.count(".") == nearest}  # not an image's encoder
+    if len(outer) == 1:
+        return next(iter(outer.items()))
+    raise ModelError(
+        f"The decoder blocks of {type(model).__name__} could not be told apart: {num} blocks are "
+        f"expected, and the lists found are: {_shown(_lists(model))}. Name the right one: "
+        'HFModel(..., blocks="model.layers"), or report the architecture.'
+    )
+
+
+def _named(model: PreTrainedModel, path: str) -> tuple[str, nn.ModuleList]:
+    lists = _lists(model)
+    if path in lists:
+        return path, lists[path]
+    raise ModelError(
+        f"{type(model).__name__} has no list of blocks at {path!r}. The lists found are: "
+        f"{_shown(lists)}. Name one of them."
+    )
+
+
+def _lists(root: nn.Module) -> dict[str, nn.ModuleList]:
+    """Lists of blocks: modules with modules of their own, whether or not all are of one class."""
+    return {
+        name: module
+        for name, module in root.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 0
+    }
+
+
+def _shown(lists: dict[str, nn.ModuleList]) -> str:
+    kinds = {n: " or ".join(sorted({type(b).__name__ for b in m})) for n, m in lists.items()}
+    return ", ".join(f"{n}: {len(m)} x {kinds[n]}" for n, m in lists.items()) or "none"
 
 
 def _num_heads(config: PreTrainedConfig) -> int:
@@ -86,21 +158,11 @@ def _num_heads(config: PreTrainedConfig) -> int:
     return heads if isinstance(heads, int) else 0
 
 
-def _alike(layers: nn.ModuleList) -> bool:
-    return len({type(layer) for layer in layers}) == 1
-
-
-def _final_norm(parent: nn.Module) -> nn.Module | None:
-    norms = [child for child in parent.children() if "norm" in type(child).__name__.lower()]
-    return norms[-1] if norms else None
-
-
-def _child(block: nn.Module, point: Point, wanted: Sequence[str]) -> nn.Module:
-    children: Mapping[str, nn.Module] = dict(block.named_children())
-    for name in wanted:
-        if name in children:
-            return children[name]
-    raise ModelError(
-        f"{type(block).__name__} has no {point}: its children are {', '.join(children)}, and one "
-        f"of {', '.join(wanted)} is needed. Use resid_pre or resid_post."
-    )
+def _told(halves: Halves, role: str, heads: bool) -> str:
+    if halves.reason:
+        return halves.reason
+    found = [a for a in halves.addends if a.role == role]
+    if heads and len(found) == 1 and found[0].path is not None:
+        return f"no projection of heads was found in {found[0].told}"
+    added = ", ".join(a.told for a in halves.addends) or "nothing"
+    return f"it adds {added}, and exactly one {role} among them, as a module's output, is needed"

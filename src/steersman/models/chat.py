@@ -6,12 +6,23 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.types import Prompt
 
-PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+PER_TOKEN = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "cross_attention_mask",  # (b, s, images, tiles): which images a token looks at
+    "image_embeds_position_mask",
+)
+FOR_TRAINING = "labels"  # from processors whose token types tell the prompt (0) from the answer (1)
+Row = dict[str, Tensor]
+"""The per-token inputs of one prompt, tokens first, without padding."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +46,11 @@ class Chat:
 
     Args:
         processor: a processor, or a tokenizer for a model without images.
+        needs_images: whether the model cannot run without an image.
     """
 
     processor: ProcessorMixin | PreTrainedTokenizerBase
+    needs_images: bool = False
 
     def __post_init__(self) -> None:
         if self.tokenizer.pad_token_id is None:
@@ -53,8 +66,11 @@ class Chat:
 
     @property
     def template(self) -> str | None:
-        own = getattr(self.processor, "chat_template", None)
-        return own or getattr(self.tokenizer, "chat_template", None)
+        return self._own_template or getattr(self.tokenizer, "chat_template", None)
+
+    @property
+    def _own_template(self) -> str | None:
+        return getattr(self.processor, "chat_template", None)
 
     def suffix(self) -> int | None:
         """Tokens of the generation prompt, or None if the template does not just append them."""
@@ -62,19 +78,29 @@ class Chat:
             return 0
         lengths = set()
         for text in ("a", "What is this?"):
-            with_it, without = (
-                self._tokenize(self.text(Prompt(text, generation_prompt=flag)))
-                for flag in (True, False)
-            )
+            given = [Prompt(text, generation_prompt=flag) for flag in (True, False)]
+            try:
+                with_it, without = (self._process([p])[0][0]["input_ids"].tolist() for p in given)
+            except ModelError:  # text alone is refused, and tells nothing
+                return None
             if with_it[: len(without)] != without:
                 return None
             lengths.add(len(with_it) - len(without))
         return lengths.pop() if len(lengths) == 1 else None
 
     def text(self, prompt: Prompt) -> str:
-        """The rendered chat, without an open completion."""
+        """The rendered chat, without an open completion.
+
+        Raises:
+            RecipeError: a turn is to be closed, and no template says how.
+        """
         if self.template is None:
-            image = getattr(self.processor, "image_token", "") * len(prompt.images)
+            if prompt.close_turn and prompt.completion is not None:
+                raise RecipeError(
+                    "close_turn ends the turn as the chat template does, and this model has no "
+                    "template. Leave close_turn out."
+                )
+            image = self._placeholder() * len(prompt.images)
             return "\n".join(part for part in (prompt.system, image + prompt.text) if part)
         messages = []
         if prompt.system is not None:
@@ -84,7 +110,8 @@ class Chat:
         if closed:
             messages.append({"role": "assistant", "content": self._content(prompt.completion, 0)})
         # Plain tokenizers and processors share the call; only processors take content lists.
-        return self.processor.apply_chat_template(
+        speaker = self.processor if self._own_template else self.tokenizer
+        return speaker.apply_chat_template(
             messages, add_generation_prompt=prompt.generation_prompt and not closed, tokenize=False
         )
 
@@ -92,26 +119,35 @@ class Chat:
         """All prompts as one batch. Either all of them have images, or none has.
 
         Raises:
-            RecipeError: images were given to a model that takes none.
+            RecipeError: images were given to a model that takes none, or none to one that needs
+                them.
+            ModelError: the processor refuses a prompt.
         """
         has_images = [bool(p.images) for p in prompts]
         assert all(has_images) or not any(has_images), "batches with and without images are apart"
         if has_images[0] and not self.takes_images:
             raise RecipeError("A prompt has an image, but this model reads text only.")
-        rows, extra = self._process(prompts)
+        if self.needs_images and not has_images[0]:
+            raise RecipeError(
+                "A prompt has no image, but this model cannot run without one. Give each an image."
+            )
+        if self._images_in_front and max(len(p.images) for p in prompts) > 1:
+            raise RecipeError(
+                "A prompt has several images, but this model reads one, in front of the text. Give "
+                "one to each prompt."
+            )
+        rows, extra, answer_type = self._process(prompts)
         prompt_length = [len(row["input_ids"]) for row in rows]
         if any(p.close_turn and p.completion is not None for p in prompts):
             opened = [replace(p, completion=None, close_turn=False) for p in prompts]
-            before, _ = self._process(opened)
+            before, _, _ = self._process(opened)
             prompt_length = [
                 _common(b["input_ids"], r["input_ids"]) for b, r in zip(before, rows, strict=True)
             ]
-        for row, prompt in zip(rows, prompts, strict=True):
+        for i, prompt in enumerate(prompts):
             if prompt.completion is not None and not prompt.close_turn:
                 forced = self._tokenize(prompt.completion, special=False)
-                for name in row:
-                    fill = {"input_ids": forced, "attention_mask": [1] * len(forced)}
-                    row[name] = row[name] + fill.get(name, [0] * len(forced))
+                rows[i] = _continued(rows[i], torch.tensor(forced, dtype=torch.long), answer_type)
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         prompts_only = torch.tensor(prompt_length)
         return Batch({**self._padded(rows), **extra}, prompts_only, lengths - prompts_only)
@@ -120,6 +156,15 @@ class Chat:
         """Text of generated tokens, special ones left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
 
+    @property
+    def _images_in_front(self) -> bool:
+        """Whether the processor itself puts the tokens of one image before the text."""
+        return getattr(self.processor, "num_query_tokens", None) is not None
+
+    def _placeholder(self) -> str:
+        """What stands for an image in plain text."""
+        return "" if self._images_in_front else str(getattr(self.processor, "image_token", ""))
+
     def _content(self, text: str, num_images: int) -> object:
         if not self.takes_images:
             return text
@@ -127,27 +172,22 @@ class Chat:
 
     def _tokenize(self, text: str, *, special: bool | None = None) -> list[int]:
         if special is None:
-            bos = self.tokenizer.bos_token
-            special = self.template is None or (
-                self.takes_images and not (bos is not None and text.startswith(bos))
-            )
+            special = self.template is None
         return self.tokenizer(text, add_special_tokens=special)["input_ids"]
 
-    def _process(
-        self, prompts: Sequence[Prompt]
-    ) -> tuple[list[dict[str, list[int]]], dict[str, Tensor]]:
-        """Unpadded rows of the per-token inputs, and the inputs that belong to images."""
+    def _process(self, prompts: Sequence[Prompt]) -> tuple[list[Row], dict[str, Tensor], int]:
+        """Unpadded rows, the inputs that belong to images, and the token type of an answer."""
         texts = [self.text(p) for p in prompts]
-        if not prompts[0].images:
-            ids = [self._tokenize(t) for t in texts]
-            return [{"input_ids": i, "attention_mask": [1] * len(i)} for i in ids], {}
+        if not self.takes_images:
+            ids = [torch.tensor(self._tokenize(t), dtype=torch.long) for t in texts]
+            return [{"input_ids": i, "attention_mask": torch.ones_like(i)} for i in ids], {}, 0
         bos = self.tokenizer.bos_token
         doubled = self.template is not None and bos is not None and texts[0].startswith(bos)
         images = [[image.convert("RGB") for image in p.images] for p in prompts]
         try:
             made = self.processor(
                 text=texts,
-                images=images,
+                images=images if prompts[0].images else None,
                 return_tensors="pt",
                 padding=True,
                 **({"add_special_tokens": False} if doubled else {}),
@@ -161,28 +201,42 @@ class Chat:
         keep = made["attention_mask"].bool()
         rows = [
             {
-                name: made[name][i][keep[i]].tolist()
+                name: made[name][i][keep[i]]
                 for name in PER_TOKEN
-                if name in made and made[name].shape == shape
+                if name in made and made[name].shape[:2] == shape
             }
             for i in range(len(prompts))
         ]
-        return rows, {name: made[name] for name in made if name not in PER_TOKEN}
+        others = {n: made[n] for n in made if n not in PER_TOKEN and n != FOR_TRAINING}
+        return rows, others, int(FOR_TRAINING in made)
 
-    def _padded(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        pad = self.tokenizer.pad_token_id or 0
-        fill = {"input_ids": pad}
+    def _padded(self, rows: list[Row]) -> dict[str, Tensor]:
+        fill = {"input_ids": self.tokenizer.pad_token_id or 0}
         return {
-            name: torch.tensor(
-                [[fill.get(name, 0)] * (longest - len(row[name])) + row[name] for row in rows]
+            name: pad_sequence(
+                [row[name] for row in rows],
+                batch_first=True,
+                padding_value=fill.get(name, 0),
+                padding_side="left",
             )
             for name in rows[0]
         }
 
 
-def _common(first: list[int], second: list[int]) -> int:
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return i
-    return min(len(first), len(second))
+def _continued(row: Row, forced: Int[Tensor, " n"], answer_type: int) -> Row:
+    """The row with tokens of the answer behind it, which look at the images that its end saw."""
+    behind: Row = {"input_ids": forced, "attention_mask": torch.ones_like(forced)}
+    behind["token_type_ids"] = torch.full_like(forced, answer_type)
+    if "cross_attention_mask" in row:
+        seen = row["cross_attention_mask"]
+        behind["cross_attention_mask"] = seen[-1:].expand(len(forced), *seen.shape[1:])
+    return {
+        name: torch.cat([was, behind.get(name, torch.zeros_like(forced)).to(was.dtype)])
+        for name, was in row.items()
+    }
+
+
+def _common(first: Int[Tensor, " n"], second: Int[Tensor, " m"]) -> int:
+    """How many tokens both begin with."""
+    shorter = min(len(first), len(second))
+    return int((first[:shorter] == second[:shorter]).long().cumprod(0).sum())

@@ -1,0 +1,185 @@
+"""Walk: one batch of sequences on its way through the model, and what is remembered of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steersman.backends.caches import columns_held
+from steersman.backends.layout import Layout, Place
+from steersman.backends.tally import Row, Tally
+from steersman.core.deal import Deal, DealState, Work, deal, move_rows, write
+from steersman.core.errors import RecipeError
+from steersman.core.requests import SteererTrace
+from steersman.core.steerer import Policy, Steerer
+from steersman.core.types import Site, Tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one row is steered.
+
+    Attributes:
+        vectors: by steerer, for synthesizers that take theirs from the request.
+    """
+
+    policy: Policy | None
+    strength: float
+    vectors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if not abs(self.strength) < float("inf"):
+            raise RecipeError(f"strength is {self.strength}; it must be a finite number.")
+
+
+class Walk:
+    """State of the sequences that one forward pass begins and later ones continue.
+
+    Args:
+        policies: the distinct ones of `plans`, on the device of the sequences.
+        originals: the same, as the plans name them.
+        repeats: how many rows of the batch share each plan (beams, samples).
+        like: an empty tensor `(0, d)` of the model's type, on the device of the sequences.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        originals: Sequence[Policy],
+        policies: Sequence[Policy],
+        *,
+        repeats: int,
+        like: Tensor,
+    ) -> None:
+        self.plans, self.originals, self.repeats = plans, list(originals), repeats
+        index = {id(policy): i for i, policy in enumerate(originals)}
+        owner = [
+            index[id(p.policy)] if p.policy is not None and p.strength else -1
+            for p in plans
+            for _ in range(repeats)
+        ]
+        strength = [p.strength for p in plans for _ in range(repeats)]
+        self.deal: Deal = deal(policies, [*owner, -1], [*strength, 0.0], device=like.device)
+        given = [self._vectors(i, policy, like) for i, policy in enumerate(originals)]
+        self.state: DealState = self.deal.init(like, given)
+        self.tally = Tally(len(owner) + 1, like.device)
+        self.place: Place | None = None
+        self.num_passes = 0
+        self._work: dict[Site, Work] = {}
+        self._pending: tuple[object, int] | None = None  # the cache lives until it is settled
+
+    def _vectors(self, i: int, policy: Policy, like: Tensor) -> dict[str, Tensor]:
+        takes = [n for n, s in policy.steerers.items() if s.synthesizer.needs_vector]
+        mine = [p for p in self.plans if p.policy is policy]
+        for plan in mine:
+            if unknown := set(plan.vectors) - set(takes):
+                raise RecipeError(
+                    f"A request brings vectors for {', '.join(sorted(unknown))}, but the steerers "
+                    f"that take vectors are: {', '.join(takes) or 'none'}."
+                )
+        return {name: self._stacked(name, policy, like) for name in takes}
+
+    def _stacked(self, name: str, policy: Policy, like: Tensor) -> Tensor:
+        width = like.shape[-1]
+        rows: list[Tensor] = []
+        for plan in self.plans:
+            vector = plan.vectors.get(name) if plan.policy is policy else None
+            if vector is None and plan.policy is policy and plan.strength != 0:
+                raise RecipeError(f"The steerer {name!r} needs Request.vectors[{name!r}].")
+            if vector is not None and tuple(vector.shape) != (width,):
+                raise RecipeError(
+                    f"The vector for {name!r} has the shape {tuple(vector.shape)}; ({width},) is "
+                    "needed."
+                )
+            row = torch.zeros(width) if vector is None else vector.float().cpu()
+            rows += [row] * self.repeats
+        return torch.stack([*rows, torch.zeros(width)]).to(like.device)
+
+    def observe(self, x: Tokens, due: Sequence[tuple[int, str]]) -> None:
+        """Shows `x` to these steerers, given as policy and name."""
+        state = [dict(own) for own in self.state]
+        for i, name in due:
+            steerer = self.deal.policies[i].steerers[name]
+            state[i][name] = steerer.observe(x, state[i][name])
+            self.tally.read(i, name, steerer, x)
+        self.state = tuple(state)
+        self._work.clear()
+
+    def write(self, h: Tensor, site: Site, layout: Layout) -> Tensor:
+        """The steered states `(b, s, d)` at a site."""
+        x = layout.tokens(site, h)
+        if site not in self._work:
+            self._work[site] = self.deal.work(site, self.state)
+        steered, doses = write(self._work[site], x, all_generated=layout.all_generated)
+        self.tally.wrote(site, doses, layout)
+        return layout.put(h, steered)
+
+    def pass_began(
+        self, cache: object | None, columns: int, ends: Tensor | None, ids: object
+    ) -> None:
+        """Notes what is needed to count the pass that continues these sequences.
+
+        Args:
+            columns: how many there were before it.
+            ends: token ids that end an answer: rows that said one are not counted any more.
+        """
+        assert self.place is not None
+        several = self.place.columns - columns > 1
+        self._pending = (cache, columns) if several and cache is not None else None
+        if ends is None or not isinstance(ids, Tensor):
+            return
+        going = ~torch.isin(ids[:, -1], ends)
+        alive = torch.cat([going, going.new_ones(1)]).float()
+        self.tally.alive = alive if self.tally.alive is None else self.tally.alive * alive
+
+    def settle(self, columns: int) -> None:
+        """Candidates that were turned down have left the cache, which holds so many columns."""
+        assert self.place is not None
+        if self._pending is not None:
+            self.tally.settle(columns - self._pending[1])
+            self._pending = None
+        self.place = self.place.back_to(columns)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i goes on with what row `rows[i]` remembers."""
+        self.state = move_rows(self.state, rows)
+        self._work.clear()
+        if self.place is not None and self.place.open:
+            self.place = self.place.reorder(rows)
+
+    def traces(self, lengths: Sequence[int] | None) -> list[dict[str, SteererTrace]]:
+        """What was done to each plan's row; a plan with beams shows its first.
+
+        Raises:
+            NotSteeredError: steering was asked for and could not act.
+        """
+        if self._pending is not None:
+            cache, _ = self._pending
+            self.settle(columns_held(cache))
+        known = lengths or [None] * len(self.plans)
+        rows = [
+            Row(plan.policy, plan.strength, i * self.repeats, known[i])
+            for i, plan in enumerate(self.plans)
+        ]
+        return self.tally.traces(self.originals, rows)
+
+
+def plans_for(
+    policy: Policy | Steerer | None | Sequence[Policy | Steerer | None],
+    strength: float | Sequence[float],
+    vectors: Sequence[Mapping[str, Tensor]] | None,
+) -> list[Plan]:
+    """One plan for each row, or one for all."""
+    given = list(policy) if isinstance(policy, Sequence) else [policy]
+    whole = {id(p): Policy(steerers={"steerer": p}) for p in given if isinstance(p, Steerer)}
+    policies = [whole.get(id(p), p) for p in given]
+    strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
+    carried = list(vectors) if vectors is not None else [{}]
+    lists = {"policies": policies, "strengths": strengths, "rows of vectors": carried}
+    num = max(len(values) for values in lists.values())
+    if any(len(values) not in (1, num) for values in lists.values()):
+        counts = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
+        raise RecipeError(f"{counts} were given. Give one for all rows, or one for each row.")
+    rows = (values * num if len(values) == 1 else values for values in lists.values())
+    return [Plan(p, float(s), v) for p, s, v in zip(*rows, strict=True)]
