@@ -4,15 +4,30 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from steersman.core.errors import ModelError
+
 CACHES = ("past_key_values", "cache_params")
 """What forward calls and outputs call the cache; the second in Mamba-type models."""
+MEMORIES = ("state", "mems", "past_buckets_states")
+"""What models call a memory that does not tell how many tokens it holds."""
 
 
 def cache_in(values: Mapping[str, object]) -> object | None:
-    """The cache among the arguments of a forward call, or among its outputs."""
+    """The cache among the arguments of a forward call, or among its outputs.
+
+    Raises:
+        ModelError: the model keeps its memory in another way.
+    """
     for name in CACHES:
         if values.get(name) is not None:
             return values[name]
+    for name in MEMORIES:
+        if values.get(name) is not None:
+            raise ModelError(
+                f"This model keeps what it has read in {name!r}, which does not tell how many "
+                "tokens that is, so steering cannot follow its answer. Generate with "
+                "use_cache=False, or use another model."
+            )
     return None
 
 
@@ -22,15 +37,28 @@ def columns_held(cache: object, *, known: int | None = None) -> int:
     Args:
         known: what was counted; answers where the cache keeps no count, or keeps it on the device.
     """
+    count = getattr(cache, "get_seq_length", None)
+    if count is None:
+        raise ModelError(
+            f"The cache {type(cache).__name__} does not tell how many tokens it holds, so steering "
+            "cannot follow the answer. Generate with use_cache=False, or use another model."
+        )
     try:
-        held = cache.get_seq_length()  # type: ignore[attr-defined]  # a transformers cache
+        held = count()
     except ValueError:  # nothing but linear attention, whose states have no length
         if known is not None:
             return known
         return int(cache.has_previous_state())  # type: ignore[attr-defined]
-    if isinstance(held, Tensor) and known is not None:
-        return known
-    return int(held)
+    if isinstance(held, Tensor):
+        return int(held) if known is None else known
+    if held == 0:  # the first layer may be a recurrent one, whose cache stays empty
+        held = max((_length(layer) for layer in getattr(cache, "layers", ())), default=0)
+    return held
+
+
+def _length(layer: object) -> int:
+    count = getattr(layer, "get_seq_length", None)
+    return 0 if count is None else int(count())
 
 
 def follow_beams(cache: object, moved: Callable[[Tensor], None]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steersman.backends.caches import cache_in, columns_held
 from steersman.backends.layout import Layout, size
+from steersman.backends.packed import Packed
 from steersman.backends.walk import Walk
 from steersman.core.errors import ModelError
 from steersman.core.types import Site
@@ -23,14 +24,16 @@ class Desk(threading.local):
         narrowed: the same layout without tokens that nobody writes, by first offset.
         due: who reads in that pass, as policy and name, by site.
         probing: whether the pass only reads.
+        packed: whether the pass holds several requests in one row.
     """
 
     def __init__(self) -> None:
         self.walk: Walk | None = None
-        self.layout: Layout | None = None
-        self.narrowed: dict[int | None, Layout] = {}
+        self.layout: Layout | Packed | None = None
+        self.narrowed: dict[int | None, Layout | Packed] = {}
         self.due: dict[Site, list[tuple[int, str]]] = {}
         self.probing = False
+        self.packed = False
         self._by_cache: WeakKeyDictionary[object, Walk] = WeakKeyDictionary()
         self._unbound: Walk | None = None
         self._uncached: tuple[Walk, Tensor | None, int] | None = None

@@ -24,6 +24,7 @@ from steersman.models.fingerprint import fingerprint
 from steersman.models.head import Head, find_head
 from steersman.models.image_tokens import image_token, needs_image
 from steersman.models.load import load_pretrained
+from steersman.models.offloaded import runs_on
 from steersman.models.wrapped import takes_positions, unwrapped, with_head
 
 
@@ -34,7 +35,8 @@ class HFModel:
         model: a transformers model, also one that is wrapped (by PEFT, by torch.compile).
         processor: the model's processor, or its tokenizer if it reads text only.
         id: how artifacts name the model.
-        batch_size: prompts that run together.
+        batch_size: prompts that run together at most; one at a time where padding would change
+            what the model makes of the tokens behind it (`Blocks.padding_disturbs`).
         blocks: path of the list of decoder blocks, where structure alone does not tell it.
 
     Raises:
@@ -284,7 +286,11 @@ class HFModel:
 
     def _ends(self) -> Tensor | None:
         end = self.model.generation_config.eos_token_id
-        return None if end is None else torch.tensor(end, device=self.model.device)
+        return None if end is None else torch.tensor(end, device=self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return runs_on(self.model) or self.model.device
 
     def _until_end(self, token_ids: list[int]) -> list[int]:
         end = self.model.generation_config.eos_token_id
@@ -296,7 +302,7 @@ class HFModel:
 
     def _encode(self, prompts: Sequence[Prompt]) -> Batch:
         batch = self.chat.encode(prompts)
-        inputs = {k: v.to(self.model.device) for k, v in batch.inputs.items()}
+        inputs = {k: v.to(self._device) for k, v in batch.inputs.items()}
         cast = {
             k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in inputs.items()
         }

@@ -207,7 +207,7 @@ class Run:
         return [(p, n) for p, names in zip(self.policies, self.probed, strict=True) for n in names]
 
     def _rules(self, suffix: int | None) -> Rules:
-        return Rules(self.edge.image_token, suffix, self.spans)
+        return Rules(self.edge.image_token, suffix, self.spans, self.given.ends)
 
     def _go_on(self, desk: Desk, walk: Walk, inputs: Mapping[str, object]) -> Walk:
         place, width = walk.place, size(inputs)[1]
@@ -231,7 +231,7 @@ class Run:
         else:
             num = None if chunks else width
             desk.layout, walk.place = lay_out(inputs, rules, place=place, num_generated=num)
-        walk.pass_began(cache_in(inputs), place.columns, self.given.ends, inputs.get("input_ids"))
+        walk.pass_began(cache_in(inputs), place.columns)
         self._due(desk, prompt=chunks or whole)
         return walk
 
@@ -250,6 +250,11 @@ class Run:
         policies = self._on_device[device]
         walk = Walk(self.plans, self.policies, policies, repeats=repeats, like=like)
         layout, walk.place = self._first(inputs, repeats)
+        if self.edge.blocks.padding_disturbs and not bool(layout.real.all()):
+            raise ModelError(
+                "In this model padding changes what comes behind it, so rows of different length "
+                "cannot run in one batch. Give prompts of one length, or one prompt at a time."
+            )
         if self._last is not None:
             self._past.append(self._last)
         if len(self._past) >= 64:
@@ -364,7 +369,7 @@ class Run:
                     "The decoder ran without the model's own forward. Call the model itself, so "
                     "that steering sees the ids and the mask."
                 )
-            device = layout.request.device
+            device = layout.device
             home = h if h.device == device else h.to(device)
             if due := desk.due.get(site):
                 walk.observe(layout.tokens(site, home), due)
@@ -377,7 +382,7 @@ class Run:
             if start not in desk.narrowed:
                 desk.narrowed[start] = layout.behind(start) if layout.is_prompt else layout
             part = desk.narrowed[start]
-            if part.request.numel() == 0:
+            if part.is_empty:
                 return None
             changed = walk.write(home, site, part)
             return changed if changed.device == h.device else changed.to(h.device)

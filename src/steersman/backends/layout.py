@@ -6,9 +6,10 @@ request that nobody made (docs/adr/0003).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steersman.backends.caches import CACHES
@@ -21,22 +22,25 @@ BARE = 1 << 20  # the suffix of prompts without generation prompt: only reads be
 
 @dataclass(frozen=True)
 class Layout:
-    """Which request and position each token of a forward pass is.
+    """Which request and position each token of a forward pass is, worked out when asked.
 
     Attributes:
-        shape: rows and columns of the batch.
+        real: which columns hold tokens and no padding.
+        before: tokens of each row in earlier passes.
+        image: which tokens stand for image patches; None if none can.
+        inside: by span, which tokens are inside it.
+        suffix: as in `Tokens`; BARE for prompts rendered without their generation prompt.
         is_prompt: whether this pass begins new sequences.
         num_generated: how many generated tokens a row of this pass has at most, None if unknown.
         fresh: how many last columns no pass before has run; the others are only repeated.
         index: of each token in the flattened batch, where only some are looked at.
     """
 
-    request: Int[Tensor, " t"]
-    position: Int[Tensor, " t"]
-    offset: Int[Tensor, " t"]
-    modality: Int[Tensor, " t"]
-    spans: Mapping[Span, Bool[Tensor, " t"]]
-    shape: tuple[int, int]
+    real: Bool[Tensor, "b s"]
+    before: Int[Tensor, " b"]
+    prompt_length: Int[Tensor, " b"]
+    image: Bool[Tensor, "b s"] | None
+    inside: Mapping[Span, Bool[Tensor, "b s"]]
     suffix: int | None
     is_prompt: bool = False
     num_generated: int | None = None
@@ -44,23 +48,58 @@ class Layout:
     index: Int[Tensor, " t"] | None = None
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the batch."""
+        return (self.real.shape[0], self.real.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        return self.real.device
+
+    @property
     def all_generated(self) -> bool:
-        """Whether every token is known to be generated text or padding."""
+        """Whether every token is known to be generated or padding."""
         return not self.is_prompt and self.num_generated == self.shape[1]
+
+    @cached_property
+    def request(self) -> Int[Tensor, " t"]:
+        """The slot of each token; padding has the one behind the last row."""
+        rows = self.shape[0]
+        row = torch.arange(rows, device=self.device)[:, None]
+        return self._flat(torch.where(self.real, row, rows))
+
+    @cached_property
+    def on(self) -> Float[Tensor, " b"]:
+        """1 for rows whose first column is a token, 0 for padding."""
+        return self.real[:, 0].float()
+
+    @cached_property
+    def _position(self) -> Int[Tensor, "b s"]:
+        return self.before[:, None] + self.real.long().cumsum(1) - 1
+
+    @cached_property
+    def _offset(self) -> Int[Tensor, "b s"]:
+        offset = self._position - self.prompt_length[:, None]
+        return torch.where(self.real, offset - (BARE if self.suffix == BARE else 0), FAR)
 
     def tokens(self, site: Site, h: Tensor) -> Tokens:
         """The states at a site `(b, s, d)`, packed."""
-        flat = h.reshape(-1, h.shape[-1])
+        text = torch.full_like(self.real, int(Modality.TEXT), dtype=torch.long)
+        seen = text if self.image is None else text.masked_fill(self.image, int(Modality.IMAGE))
         return Tokens(
             site=site,
-            h=flat if self.index is None else flat[self.index],
+            h=self._flat(h, h.shape[-1]),
             request=self.request,
-            position=self.position,
-            offset=self.offset,
-            modality=self.modality,
+            position=self._flat(torch.where(self.real, self._position, 0)),
+            offset=self._flat(self._offset),
+            modality=self._flat(seen),
             suffix=self.suffix,
-            spans=self.spans,
+            spans={span: self._flat(inside) for span, inside in self.inside.items()},
         )
+
+    def _flat(self, values: Tensor, *width: int) -> Tensor:
+        flat = values.reshape(-1, *width)
+        return flat if self.index is None else flat[self.index]
 
     def put(self, h: Tensor, changed: Tensor) -> Tensor:
         """`h` with the tokens of this layout changed; `h` itself stays as it is."""
@@ -77,22 +116,19 @@ class Layout:
         if num >= width:
             return self
         if num <= 0:
-            return self._only(self.request.new_zeros(0))
-        order = torch.where(self.offset == FAR, -FAR, self.offset).reshape(rows, width)
-        column = order.topk(num, dim=1).indices
-        row = torch.arange(rows, device=column.device)[:, None]
-        return self._only((row * width + column).reshape(-1))
+            return replace(self, index=torch.zeros(0, dtype=torch.long, device=self.device))
+        column = torch.where(self.real, self._offset, -FAR).topk(num, dim=1).indices
+        row = torch.arange(rows, device=self.device)[:, None]
+        return replace(self, index=(row * width + column).reshape(-1))
 
-    def _only(self, index: Tensor) -> "Layout":
-        return replace(
-            self,
-            request=self.request[index],
-            position=self.position[index],
-            offset=self.offset[index],
-            modality=self.modality[index],
-            spans={span: inside[index] for span, inside in self.spans.items()},
-            index=index,
-        )
+    def answer_begins(self, suffix: int | None) -> Bool[Tensor, "b s"]:
+        """Which tokens the generation prompt or the answer has."""
+        return self.real & (self._offset >= -(suffix or 0)) & (self._offset < BARE)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no token is looked at."""
+        return self.index is not None and len(self.index) == 0
 
 
 @dataclass(frozen=True)
@@ -103,12 +139,14 @@ class Place:
         columns: columns that went through the model.
         seen: tokens of each row among them, padding left out.
         prompt_length: of each row.
+        going: which rows have not ended; None where that is not followed.
         open: by span and row, whether the last token was inside, for each column of the last pass.
     """
 
     columns: int
     seen: Int[Tensor, " b"]
     prompt_length: Int[Tensor, " b"]
+    going: Bool[Tensor, " b"] | None
     open: Mapping[Span, Bool[Tensor, "b s"]]
 
     def back_to(self, columns: int) -> "Place":
@@ -131,9 +169,8 @@ class Place:
     def reorder(self, rows: Int[Tensor, " b"]) -> "Place":
         """Row i goes on where row `rows[i]` stood."""
         kept = {span: inside[rows] for span, inside in self.open.items()}
-        return replace(
-            self, seen=self.seen[rows], prompt_length=self.prompt_length[rows], open=kept
-        )
+        going = None if self.going is None else self.going[rows]
+        return Place(self.columns, self.seen[rows], self.prompt_length[rows], going, kept)
 
 
 @dataclass(frozen=True)
@@ -144,11 +181,13 @@ class Rules:
         image_token: id of the tokens that stand for image patches, if there is one.
         suffix: as in `Tokens`; BARE for prompts rendered without their generation prompt.
         spans: those that some scope leaves out.
+        ends: token ids that end an answer: what comes behind them is padding.
     """
 
     image_token: int | None
     suffix: int | None
     spans: tuple[Span, ...] = ()
+    ends: Int[Tensor, " e"] | None = None
 
 
 def size(inputs: Mapping[str, object]) -> tuple[int, int, torch.device]:
@@ -184,36 +223,39 @@ def lay_out(
     """
     rows, width, device = size(inputs)
     past = 0 if place is None else place.columns
+    ids = inputs.get("input_ids")
     real = _real(inputs.get("attention_mask"), rows, width, past=past)
     if real is None:
         real = torch.ones(rows, width, dtype=torch.bool, device=device)
-    real = real.to(device)
-    before = torch.zeros(rows, 1, dtype=torch.long, device=device)
+    real, going = real.to(device), None
+    if place is not None and rules.ends is not None and isinstance(ids, Tensor):
+        going = ~torch.isin(ids[:, -1], rules.ends)
+        going = going if place.going is None else place.going & going
+        real = real & going[:, None]
+    before = torch.zeros(rows, dtype=torch.long, device=device) if place is None else place.seen
+    seen = before + (real[:, 0] if width == 1 else real.sum(1))
     if place is not None:
-        before, prompt_length = place.seen[:, None], place.prompt_length
-    position = before + real.long().cumsum(1) - 1
-    seen = position[:, -1] + 1
-    if prompt_length is None:
+        prompt_length = place.prompt_length
+    elif prompt_length is None:
         prompt_length = seen - (num_generated or 0)
-    offset = position - prompt_length[:, None] - (BARE if rules.suffix == BARE else 0)
-    ids = inputs.get("input_ids")
-    is_image = torch.zeros_like(real)
+    image = None
     if rules.image_token is not None and isinstance(ids, Tensor):
-        is_image = ids == rules.image_token
-    inside, open_ = _spans(rules, ids, offset, real, place)
-    row = torch.arange(rows, device=device)[:, None].expand(rows, width)
+        image = ids.eq(rules.image_token)
     layout = Layout(
-        request=torch.where(real, row, rows).reshape(-1),
-        position=torch.where(real, position, 0).reshape(-1),
-        offset=torch.where(real, offset, FAR).reshape(-1),
-        modality=torch.where(is_image, int(Modality.IMAGE), int(Modality.TEXT)).reshape(-1),
-        spans={span: marked.reshape(-1) for span, marked in inside.items()},
-        shape=(rows, width),
+        real=real,
+        before=before,
+        prompt_length=prompt_length,
+        image=image,
+        inside={},
         suffix=rules.suffix,
         is_prompt=place is None,
         num_generated=num_generated,
     )
-    return layout, Place(past + width, seen, prompt_length, open_)
+    open_: Mapping[Span, Tensor] = {}
+    if rules.spans:
+        inside, open_ = _spans(rules, ids, layout, place)
+        layout = replace(layout, inside=inside)
+    return layout, Place(past + width, seen, prompt_length, going, open_)
 
 
 def _real(mask: object, rows: int, width: int, *, past: int) -> Bool[Tensor, "b s"] | None:
@@ -244,17 +286,15 @@ def _real(mask: object, rows: int, width: int, *, past: int) -> Bool[Tensor, "b 
 
 
 def _spans(
-    rules: Rules, ids: object, offset: Tensor, real: Tensor, place: Place | None
+    rules: Rules, ids: object, layout: Layout, place: Place | None
 ) -> tuple[dict[Span, Tensor], dict[Span, Tensor]]:
     """By span, which tokens are inside, and which leave it open behind them."""
-    if not rules.spans:
-        return {}, {}
     if not isinstance(ids, Tensor):
         raise ModelError(
             "A scope leaves out spans between marker tokens, and this pass has embeddings without "
             "ids. Give input_ids."
         )
-    counts = real & (offset >= -(rules.suffix or 0)) & (offset < BARE)
+    real, counts = layout.real, layout.answer_begins(rules.suffix)
     column = torch.arange(1, ids.shape[1] + 1, device=ids.device)
     inside: dict[Span, Tensor] = {}
     left_open: dict[Span, Tensor] = {}

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steersman.backends.layout import Layout
+from steersman.backends.packed import Packed
+from steersman.core.deal import Merged, Work
 from steersman.core.errors import NotSteeredError
 from steersman.core.ops import per_request_sum
 from steersman.core.requests import SteererTrace
@@ -49,12 +51,14 @@ class Tally:
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
         self.num_slots, self.device = num_slots, device
-        self.alive: Float[Tensor, " r"] | None = None
         self._sums: dict[tuple[Site, int], Float[Tensor, "5 r"]] = {}
+        self._same: dict[tuple[Site, int], tuple[Work, Float[Tensor, "3 b"]]] = {}
         self._waiting: list[tuple[tuple[Site, int], Float[Tensor, "5 b s"]]] = []
         self._reads: dict[tuple[int, str], Float[Tensor, " r"]] = {}
 
-    def wrote(self, site: Site, rounds: Sequence[Sequence[Dose]], layout: Layout) -> None:
+    def wrote(
+        self, site: Site, rounds: Sequence[Sequence[Dose]], layout: Layout | Packed
+    ) -> None:
         """Adds what happened at a site of the current pass."""
         for k, doses in enumerate(rounds):
             rows = torch.stack(
@@ -73,7 +77,32 @@ class Tally:
                 self._waiting.append(((site, k), told.reshape(5, *layout.shape)))
                 continue
             sums = told.new_zeros(5, self.num_slots).index_add(1, layout.request, told)
-            self._add((site, k), sums if self.alive is None else sums * self.alive)
+            self._add((site, k), sums)
+
+    def wrote_generated(
+        self, site: Site, work: Work, on: Float[Tensor, " b"], relative: Sequence[Tensor]
+    ) -> None:
+        """Adds a pass of one generated token a row, where the same was done to each.
+
+        Args:
+            on: 1 for tokens, 0 for padding.
+            relative: by round, |h' - h| / |h| of each row.
+        """
+        for k, edit in enumerate(relative):
+            told = torch.stack([on, (edit > 0).to(edit.dtype), edit]).detach()
+            before = self._same.get((site, k))
+            if before is not None and before[0] is work:
+                told = before[1] + told
+            elif before is not None:
+                self._add((site, k), self._expanded(k, *before))
+            self._same[site, k] = (work, told)
+
+    def _expanded(self, k: int, work: Work, told: Float[Tensor, "3 b"]) -> Float[Tensor, "5 r"]:
+        """What tokens in scope added up to, from how many there were."""
+        per_token = sum(call.table for call in work.rounds[k] if isinstance(call, Merged))
+        assert isinstance(per_token, Tensor)
+        told = torch.nn.functional.pad(told, (0, self.num_slots - told.shape[1]))
+        return torch.cat([per_token.detach().T * told[:1], told[1:]])
 
     def settle(self, columns: int) -> None:
         """Counts what waited: of the last pass, the first so many columns went on."""
@@ -94,6 +123,12 @@ class Tally:
                 before = self._reads.get((policy, name))
                 self._reads[policy, name] = seen if before is None else before + seen
 
+    def take(self, slots: Int[Tensor, " n"]) -> None:
+        """Slot i goes on with the counts of `slots[i]`; nothing may be waiting."""
+        self.num_slots = len(slots)
+        self._sums = {key: sums[:, slots] for key, sums in self._sums.items()}
+        self._reads = {key: seen[slots] for key, seen in self._reads.items()}
+
     def traces(
         self, policies: Sequence[Policy], rows: Sequence[Row]
     ) -> list[dict[str, SteererTrace]]:
@@ -104,6 +139,9 @@ class Tally:
                 a static vector was added that changed nothing.
         """
         index = {id(policy): i for i, policy in enumerate(policies)}
+        for (site, k), (work, told) in self._same.items():
+            self._add((site, k), self._expanded(k, work, told))
+        self._same.clear()
         sums = _to_host(self._sums)
         reads = _to_host(self._reads)
         made: list[dict[str, SteererTrace]] = []

@@ -1,15 +1,17 @@
 """Walk: one batch of sequences on its way through the model, and what is remembered of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from steersman.backends.caches import columns_held
 from steersman.backends.layout import Layout, Place
+from steersman.backends.packed import Packed
 from steersman.backends.tally import Row, Tally
-from steersman.core.deal import Deal, DealState, Work, deal, move_rows, write
+from steersman.core.deal import Deal, DealState, Work, deal, move_rows, write, write_generated
 from steersman.core.errors import RecipeError
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy, Steerer
@@ -66,7 +68,7 @@ class Walk:
         self.tally = Tally(len(owner) + 1, like.device)
         self.place: Place | None = None
         self.num_passes = 0
-        self._work: dict[Site, Work] = {}
+        self._work: dict[Site, tuple[Work, bool]] = {}
         self._pending: tuple[object, int] | None = None  # the cache lives until it is settled
 
     def _vectors(self, i: int, policy: Policy, like: Tensor) -> dict[str, Tensor]:
@@ -106,32 +108,25 @@ class Walk:
         self.state = tuple(state)
         self._work.clear()
 
-    def write(self, h: Tensor, site: Site, layout: Layout) -> Tensor:
+    def write(self, h: Tensor, site: Site, layout: Layout | Packed) -> Tensor:
         """The steered states `(b, s, d)` at a site."""
-        x = layout.tokens(site, h)
         if site not in self._work:
-            self._work[site] = self.deal.work(site, self.state)
-        steered, doses = write(self._work[site], x, all_generated=layout.all_generated)
+            work = self.deal.work(site, self.state)
+            self._work[site] = (work, work.is_plain)
+        work, plain = self._work[site]
+        if plain and isinstance(layout, Layout) and layout.all_generated and layout.shape[1] == 1:
+            steered, relative = write_generated(work, h[:, 0], layout.request)
+            self.tally.wrote_generated(site, work, layout.on, relative)
+            return steered[:, None]
+        steered, doses = write(work, layout.tokens(site, h))
         self.tally.wrote(site, doses, layout)
         return layout.put(h, steered)
 
-    def pass_began(
-        self, cache: object | None, columns: int, ends: Tensor | None, ids: object
-    ) -> None:
-        """Notes what is needed to count the pass that continues these sequences.
-
-        Args:
-            columns: how many there were before it.
-            ends: token ids that end an answer: rows that said one are not counted any more.
-        """
+    def pass_began(self, cache: object | None, columns: int) -> None:
+        """Notes that some of the columns behind `columns` may leave the cache again."""
         assert self.place is not None
         several = self.place.columns - columns > 1
         self._pending = (cache, columns) if several and cache is not None else None
-        if ends is None or not isinstance(ids, Tensor):
-            return
-        going = ~torch.isin(ids[:, -1], ends)
-        alive = torch.cat([going, going.new_ones(1)]).float()
-        self.tally.alive = alive if self.tally.alive is None else self.tally.alive * alive
 
     def settle(self, columns: int) -> None:
         """Candidates that were turned down have left the cache, which holds so many columns."""
@@ -147,6 +142,23 @@ class Walk:
         self._work.clear()
         if self.place is not None and self.place.open:
             self.place = self.place.reorder(rows)
+
+    def take(self, slots: Int[Tensor, " n"]) -> None:
+        """Slot i goes on as `slots[i]`, counts included; the slot of the padding stays last.
+
+        There may be more slots than before, and only sequences without a place can be moved so.
+        """
+        assert self.place is None
+        self.state = move_rows(self.state, slots)
+        whole = torch.cat([slots, slots.new_tensor([self.tally.num_slots - 1])])
+        caps = self.deal.caps
+        self.deal = replace(
+            self.deal,
+            strengths=self.deal.strengths[:, whole],
+            caps=None if caps is None else caps[whole],
+        )
+        self.tally.take(whole)
+        self._work.clear()
 
     def traces(self, lengths: Sequence[int] | None) -> list[dict[str, SteererTrace]]:
         """What was done to each plan's row; a plan with beams shows its first.

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steersman.core.part import map_tensors
 from steersman.core.roles import Operator
-from steersman.core.steerer import Dose, Policy, Steerer, SteererState, capped, edited
+from steersman.core.steerer import (
+    Dose,
+    Policy,
+    Steerer,
+    SteererState,
+    capped,
+    edited,
+    relative_edit,
+)
 from steersman.core.types import Scope, Site, Tokens
 
 DealState = tuple[dict[str, SteererState], ...]
@@ -49,6 +57,15 @@ class Work(NamedTuple):
 
     rounds: tuple[tuple[Merged | Single, ...], ...]
     caps: Float[Tensor, " r"] | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether generated tokens need nothing but their request to be known."""
+        return self.caps is None and all(
+            isinstance(call, Merged) and call.scope.holds_every_generated
+            for calls in self.rounds
+            for call in calls
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +110,9 @@ class Deal:
             if gate is None or vectors is None:
                 made.append(Single(steerer, own, strength))
                 continue
-            active = (strength != 0).float()
-            opened = active * gate
-            table = torch.stack([active, opened, opened * strength * steerer.strength], 1)
+            mine = strength != 0
+            opened = torch.where(mine, gate, 0.0)  # a product would let a NaN of others through
+            table = torch.stack([mine.float(), opened, opened * strength * steerer.strength], 1)
             new = Merged(steerer.operator, steerer.scope, vectors, table)
             alike = [k for k, old in enumerate(made) if _mergeable(old, new)]
             if not alike:
@@ -103,10 +120,9 @@ class Deal:
                 continue
             old = made[alike[0]]
             assert isinstance(old, Merged)
-            mine = active.bool()[:, None]
             made[alike[0]] = old._replace(
-                vectors=torch.where(mine, vectors, old.vectors),
-                table=torch.where(mine, table, old.table),
+                vectors=torch.where(mine[:, None], vectors, old.vectors),
+                table=torch.where(mine[:, None], table, old.table),
             )
         return tuple(made)
 
@@ -136,19 +152,33 @@ def deal(
     return Deal(tuple(policies), torch.tensor(rows, device=device).reshape(-1, len(owner)), caps)
 
 
-def write(
-    work: Work, x: Tokens, *, all_generated: bool = False
-) -> tuple[Float[Tensor, "t d"], list[list[Dose]]]:
-    """The steered states at `x.site`, and by round what each call did.
+def write_generated(
+    work: Work, h: Float[Tensor, "t d"], request: Int[Tensor, " t"]
+) -> tuple[Float[Tensor, "t d"], list[Float[Tensor, " t"]]]:
+    """What `write` makes of generated tokens where the work `is_plain`, in fewer steps.
 
-    Args:
-        all_generated: whether every token of `x` is known to be generated text or padding.
+    Returns:
+        the steered states, and by round |h' - h| / |h|.
     """
+    relative: list[Tensor] = []
+    for calls in work.rounds:
+        before = h
+        for call in calls:
+            assert isinstance(call, Merged)
+            vectors = call.vectors if len(call.vectors) == 1 else call.vectors[request]
+            dose = call.table[:, 2][request]
+            h = torch.where((dose != 0)[:, None], call.operator(h, vectors, dose), h)
+        relative.append(relative_edit(before, h))
+    return h, relative
+
+
+def write(work: Work, x: Tokens) -> tuple[Float[Tensor, "t d"], list[list[Dose]]]:
+    """The steered states at `x.site`, and by round what each call did."""
     now, doses = x, list[list[Dose]]()
     for calls in work.rounds:
         doses.append([])
         for call in calls:
-            h, dose = _call(call, now, all_generated)
+            h, dose = _call(call, now)
             now = now.with_h(h)
             doses[-1].append(dose)
     if work.caps is None:
@@ -157,12 +187,10 @@ def write(
     return h, [[d._replace(relative=d.relative * kept) for d in row] for row in doses]
 
 
-def _call(call: Merged | Single, x: Tokens, all_generated: bool) -> tuple[Tensor, Dose]:
+def _call(call: Merged | Single, x: Tokens) -> tuple[Tensor, Dose]:
     if isinstance(call, Single):
         return call.steerer.write(x, call.state, call.strength)
-    rows = call.table[x.request]
-    if not (all_generated and call.scope.holds_every_generated):
-        rows = torch.where(call.scope.mask(x)[:, None], rows, 0.0)
+    rows = torch.where(call.scope.mask(x)[:, None], call.table[x.request], 0.0)
     scope, gate, dose = rows.unbind(1)
     one = len(call.vectors) == 1
     vectors = call.vectors if one else call.vectors[x.request]

@@ -240,9 +240,14 @@ def edited(
 ) -> tuple[Float[Tensor, "t d"], Float[Tensor, " t"]]:
     """The edited states and |h' - h| / |h|; a dose of 0 returns the token bit for bit."""
     made = torch.where((dose != 0)[:, None], operator(h, v, dose), h)
-    before = h.float()
-    length = before.norm(dim=-1).clamp_min(EPS)
-    return made, (made.float() - before).norm(dim=-1) / length
+    return made, relative_edit(h, made)
+
+
+def relative_edit(before: Float[Tensor, "t d"], after: Float[Tensor, "t d"]) -> Float[Tensor, " t"]:
+    """|h' - h| / |h|, with norms in float32."""
+    edit = torch.linalg.vector_norm(after - before, dim=-1, dtype=torch.float32)
+    length = torch.linalg.vector_norm(before, dim=-1, dtype=torch.float32)
+    return edit / length.clamp_min(EPS)
 
 
 def capped(

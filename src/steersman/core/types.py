@@ -182,7 +182,7 @@ class Scope:
     def holds_every_generated(self) -> bool:
         """Whether all generated tokens are in scope, whatever they are."""
         begins = self.start is None or self.start <= 0
-        return begins and self.stop is None and self.modality != "image" and not self.outside
+        return begins and self.stop is None and self.modality == "any" and not self.outside
 
     @classmethod
     def named(cls, name: str) -> "Scope":

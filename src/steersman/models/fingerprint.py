@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
+
+from steersman.models.offloaded import offloaded
 
 VOLATILE = (
     "_name_or_path",
@@ -34,13 +38,27 @@ def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
 
 def _weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().flatten()
-        # In whole numbers: a float32 index would miss the end of a large embedding.
-        picked = torch.arange(NUM_SAMPLED) * max(0, len(flat) - 1) // (NUM_SAMPLED - 1)
-        numbers = flat[picked.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu()
-        digest.update(name.encode() + numbers.numpy().tobytes())
+    for name, value in sorted(model.state_dict().items()):
+        for tensor in _tensors(value):
+            flat = (offloaded(model, name) if tensor.is_meta else tensor).detach().flatten()
+            # In whole numbers: a float32 index would miss the end of a large embedding.
+            picked = torch.arange(NUM_SAMPLED) * max(0, len(flat) - 1) // (NUM_SAMPLED - 1)
+            numbers = flat[picked.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu()
+            digest.update(name.encode() + numbers.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """What a state holds under one name: several tensors, or wrapped ones, where quantised."""
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, Tensor) and is_traceable_wrapper_subclass(value):
+        names, _ = value.__tensor_flatten__()
+        for name in names:
+            yield from _tensors(getattr(value, name))
+    elif isinstance(value, Tensor):
+        yield value.dequantize() if value.is_quantized else value
 
 
 def _processor(processor: object) -> object:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from steersman.models.offloaded import runs_on
+
 ATTENTION = "attention"  # in the name of a class
 MLP = ("mlp", "moe", "ffn", "feed_forward", "feedforward", "experts")  # of a class or a child
 SUM, COPY = "a sum", "a copy"
@@ -106,8 +108,8 @@ class _Watch(TorchFunctionMode):
         if not isinstance(made, Tensor):
             return
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        in_place = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
-        if made is first and not in_place and name != "__setitem__":
+        edited = name.startswith(("__i", "__set")) or (name[-1:] == "_" and name[-2:] != "__")
+        if made is first and not edited and not {"out", "inplace"} & set(kwargs):
             return
         parents = tuple(self.node(t) for t in tensors)
         sums = name in SUMS and len(tensors) == 2 and not kwargs
@@ -130,8 +132,8 @@ class _Watch(TorchFunctionMode):
 
 def trace(decoder: nn.Module, layers: Sequence[nn.Module], norms: Sequence[nn.Module]) -> Trace:
     """Runs three tokens through `decoder` and watches these blocks, and norms that may be last."""
-    device = next(decoder.parameters()).device
-    if device.type == "meta":
+    device = runs_on(decoder)
+    if device is None:
         return Trace((Halves(reason="the model has no weights yet"),) * len(layers))
     watch, found, failed, order = _Watch(), dict[int, Halves](), "", list[nn.Module]()
     with ExitStack() as stack:
@@ -175,19 +177,22 @@ def _watched(
 ) -> Iterator[None]:
     def enter(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch.enter(block)
-        watch.node(_stream(args, kwargs)).made_by = "the stream"
+        given = _stream(args, kwargs)
+        if given is not None:
+            watch.node(given).made_by = "the stream"
 
     def leave(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
-        out, told = _first(made), ""
-        if out is None:
+        given, out, told = _stream(args, kwargs), _first(made), ""
+        if given is None:
+            told = "it takes no tensor called hidden_states, nor one as its first argument"
+        elif out is None:
             told = f"it returns a {type(made).__name__}, not a tensor or a tuple of tensors"
         elif out.dim() != 3 or out.shape[:2] != (1, 3):
             told = f"its states have the shape {tuple(out.shape)}, not (batch, tokens, width)"
-        if out is None or told:
+        if given is None or out is None or told:
             found[index] = Halves(reason=told, stream=told)
         else:
-            source = watch.node(_stream(args, kwargs))
-            found[index] = _taken_apart(watch, block, watch.node(out), source)
+            found[index] = _taken_apart(watch, block, watch.node(out), watch.node(given))
         watch.enter(None)
 
     def child(path: str):
@@ -214,11 +219,9 @@ def _watched(
         yield
 
 
-def _stream(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    given = _first(args) if args else kwargs.get("hidden_states")
-    if not isinstance(given, Tensor):
-        raise TypeError("a block takes no hidden states")
-    return given
+def _stream(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    given = args[0] if args else kwargs.get("hidden_states")
+    return given if isinstance(given, Tensor) else None
 
 
 def _first(made: Any) -> Tensor | None:
@@ -239,11 +242,14 @@ def _taken_apart(watch: _Watch, block: nn.Module, out: _Node, source: _Node) -> 
         if any(a.path is None for a in made):  # whose half the rest is, nothing tells
             made = [replace(a, path=None, heads=None) for a in made]
         addends += made
-    roles = [a.role for a in addends]
-    if sorted(roles) == ["", "attention"]:  # beside the attention only the MLP is left
-        i = roles.index("")
-        addends[i] = replace(addends[i], role="mlp")
+    if [a.role for a in addends] == ["attention", ""] and _is_linear(block, addends[1].path):
+        addends[1] = replace(addends[1], role="mlp")  # an MLP spread out in the block
     return Halves(tuple(addends))
+
+
+def _is_linear(block: nn.Module, path: str | None) -> bool:
+    weights = dict(block.get_submodule(path).named_parameters()) if path else {}
+    return "weight" in weights and weights["weight"].dim() == 2
 
 
 def _steps(node: _Node, source: _Node) -> list[list[_Node]] | None:
@@ -283,7 +289,10 @@ def _addend(watch: _Watch, block: nn.Module, node: _Node, source: _Node) -> Adde
 def _before_norms(watch: _Watch, block: nn.Module, node: _Node) -> _Node:
     """The half whose output a norm took, if a norm's output is what is added."""
     while node.modules and "norm" in _kind(block, node.modules[-1]).lower():
-        node = _origin(watch.given[node.modules[-1]])
+        given = watch.given.get(node.modules[-1])
+        if given is None or given is node:
+            break
+        node = _origin(given)
     return node
 
 
