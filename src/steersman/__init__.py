@@ -8,7 +8,7 @@ from steersman.core.io import Artifact, load_artifact, save_artifact
 from steersman.core.recipe import Recipe, read_recipe
 from steersman.core.requests import Completion, Request
 from steersman.core.steerer import Policy, Steerer
-from steersman.core.types import Prompt, Read, Scope, Site
+from steersman.core.types import Prompt, Read, Scope, Site, Span
 
 if TYPE_CHECKING:
     from steersman.backends.hf import HFModel, load
@@ -27,6 +27,7 @@ __all__ = [
     "Request",
     "Scope",
     "Site",
+    "Span",
     "Steerer",
     "SteersmanError",
     "fit_policy",

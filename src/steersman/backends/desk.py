@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from typing import NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +25,7 @@ class Desk(threading.local):
         narrowed: the same layout without tokens that nobody writes, by first offset.
         due: who reads in that pass, as policy and name, by site.
         probing: whether the pass only reads.
+        drafting: whether the pass leaves out the last blocks, and is not steered.
         packed: whether the pass holds several requests in one row.
     """
 
@@ -33,10 +35,17 @@ class Desk(threading.local):
         self.narrowed: dict[int | None, Layout | Packed] = {}
         self.due: dict[Site, list[tuple[int, str]]] = {}
         self.probing = False
+        self.drafting = False
         self.packed = False
         self._by_cache: WeakKeyDictionary[object, Walk] = WeakKeyDictionary()
         self._unbound: Walk | None = None
         self._uncached: tuple[Walk, Tensor | None, int] | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "A model cannot be copied or pickled while it is steered: the copy would take the "
+            "hooks along. Leave the `with` first."
+        )
 
     def continued(self, inputs: Mapping[str, object]) -> Walk | None:
         """The sequences that this pass continues; None if it begins new ones.

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from steersman.backends.entered import Threads, only
-from steersman.backends.hf_runtime import Edge, Given, Run, Stop
+from steersman.backends.edge import Edge, Given, Stop
+from steersman.backends.entered import Threads, applies, only
+from steersman.backends.hf_runtime import Run
+from steersman.backends.paged import refuse_recorded
 from steersman.backends.reading import check_span, reduced
 from steersman.backends.taps import attach
 from steersman.backends.walk import Plan, plans_for
@@ -202,10 +204,12 @@ class HFModel:
                 pass is not exactly the prompt: a prompt in pieces, or an answer behind it that is
                 scored. Later tokens count as generated.
             threads: "own" steers what this thread or task calls; "all" also other threads that
-                have entered no `with` of their own (TextIteratorStreamer, a server's workers).
+                have entered no `with` of their own (TextIteratorStreamer, a server's workers, and
+                generate_batch, whose cache must have allow_block_sharing=False).
 
         Yields:
-            the run; its `traces()` tell what was done to the last sequences.
+            the run; its `traces()` tell what was done to the last sequences. Those of
+            generate_batch are in the order in which requests began: `run.request_ids()`.
 
         Raises:
             RecipeError: a policy does not fit the model, or the lists differ in length.
@@ -228,6 +232,8 @@ class HFModel:
                     "tokens (1 or more) of each row's prompt."
                 )
             lengths = tuple(told)
+        if threads == "all":
+            refuse_recorded(self._edge.root)
         with Run(self._edge, plans, given=Given(prompt_tokens=lengths), threads=threads) as run:
             yield run
             run.verify()
@@ -286,7 +292,8 @@ class HFModel:
 
     def _ends(self) -> Tensor | None:
         end = self.model.generation_config.eos_token_id
-        return None if end is None else torch.tensor(end, device=self._device)
+        ends = end if isinstance(end, list) else [end]
+        return None if end is None else torch.tensor(ends, device=self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -320,17 +327,19 @@ class HFModel:
         self, batch: Batch, sites: Sequence[Site], reduce: Callable[[Tensor, Batch], Tensor]
     ) -> dict[Site, Tensor]:
         found: dict[Site, Tensor] = {}
-        deepest = max(sites, key=lambda site: site.depth)
+        deepest, mine = max(sites, key=lambda site: site.depth), object()
 
         def keep(site: Site):
             def act(h: Tensor) -> None:
+                if not applies(mine, "own"):
+                    return  # another thread's call
                 found[site] = reduce(h, batch)
                 if site == deepest:
                     raise Stop
 
             return act
 
-        with self._lock, only(), ExitStack() as handles, torch.no_grad():
+        with self._lock, only(mine), ExitStack() as handles, torch.no_grad():
             for site in sites:
                 handles.callback(attach(self.blocks, site, keep(site)).remove)
             with suppress(Stop):

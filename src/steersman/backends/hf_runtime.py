@@ -5,66 +5,28 @@ the parts. Hooks return new tensors and are removed by handle.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from steersman.backends.caches import cache_in, follow_beams
 from steersman.backends.desk import Desk
+from steersman.backends.edge import UNTOLD, Edge, Given, Stop
 from steersman.backends.entered import Threads, anything, applies, enter, leave, only
 from steersman.backends.layout import BARE, Rules, lay_out, size, spans_of, without_cache
+from steersman.backends.paged import Courses, Paged
 from steersman.backends.taps import attach
 from steersman.backends.uncompiled import uncompiled
 from steersman.backends.walk import Plan, Walk
 from steersman.core.errors import ModelError, NotSteeredError, RecipeError
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy
-from steersman.core.types import Read, Site
-from steersman.models.blocks import Blocks
-
-
-class Stop(Exception):
-    """Ends a forward pass behind the deepest site that is read. Never leaves this package."""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """What the runtime must know of a model.
-
-    Attributes:
-        root: the module whose forward is called; its hook sees ids and masks.
-        suffix: tokens of the generation prompt, if the chat template appends them.
-    """
-
-    root: PreTrainedModel
-    blocks: Blocks
-    image_token: int | None
-    suffix: int | None
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the caller knows of the prompts.
-
-    Attributes:
-        prompt_tokens: of each plan's prompt, where the first pass is not exactly the prompts.
-        num_generated: how many generated tokens the first pass holds at most, if it holds the whole
-            prompts; None if it may not.
-        ids: of the whole prompts, for models that are called with embeddings.
-        bare: prompts without generation prompt, for reads that need them.
-        ends: token ids that end an answer; tokens behind them are not counted.
-    """
-
-    prompt_tokens: tuple[int, ...] | None = None
-    num_generated: int | None = None
-    ids: Tensor | None = None
-    bare: Mapping[str, Tensor] | None = None
-    ends: Tensor | None = None
+from steersman.core.types import Site
 
 
 class Run:
@@ -81,7 +43,7 @@ class Run:
         edge: Edge,
         plans: Sequence[Plan],
         *,
-        given: Given = Given(),
+        given: Given = UNTOLD,
         threads: Threads = "own",
     ) -> None:
         self.edge, self.plans, self.given = edge, list(plans), given
@@ -95,10 +57,14 @@ class Run:
         self.modalities = {s.scope.modality for s in steerers}
         self.probed = [p.probed(edge.suffix, chunked=False) for p in self.policies]
         self.starts = {site: self._first_offset(site) for site in self.writes}
+        self._decoder = edge.root.config.get_text_config(decoder=True)
+        self._depth = self._decoder.num_hidden_layers
         self._desk = Desk()
         self._on_device: dict[torch.device, list[Policy]] = {}
-        self._past: list[Walk] = []
-        self._last: Walk | None = None
+        self._paged = Paged(edge, self.plans, given.prompt_tokens)
+        self._past: list[Walk | Courses] = []
+        self._last: Walk | Courses | None = None
+        self._failed: Exception | None = None
         self._elsewhere = 0
         self._handles: list[RemovableHandle] = []
 
@@ -125,6 +91,8 @@ class Run:
         if self._handles:
             uncompiled.leave()
         self._remove()
+        if self._failed is not None and self._failed is not exception[1]:
+            raise self._failed  # the thread that met it told nobody
 
     def _remove(self) -> None:
         for handle in self._handles:
@@ -141,6 +109,10 @@ class Run:
             NotSteeredError: steering was asked for and could not act.
         """
         return self._last.traces(lengths) if self._last is not None else [{} for _ in self.plans]
+
+    def request_ids(self) -> list[str]:
+        """Of continuous batching, in the order of their traces: as they began. Else none."""
+        return self._last.request_ids() if isinstance(self._last, Courses) else []
 
     def verify(self) -> None:
         """Checks that every sequence that ran was steered.
@@ -166,9 +138,13 @@ class Run:
         return None if None in starts else min(s for s in starts if s is not None)
 
     def _on_pass(
-        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+        self,
+        module: nn.Module,
+        args: tuple[object, ...],
+        kwargs: dict[str, object] | None = None,
     ) -> None:
-        if not applies(self, self.threads):
+        # While one thread enters or leaves, torch calls this in others without their kwargs.
+        if kwargs is None or not applies(self, self.threads):
             self._elsewhere += not anything()
             return
         desk, inputs = self._desk, kwargs
@@ -177,25 +153,32 @@ class Run:
             inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         if desk.probing:
             return
-        if inputs.get("cu_seq_lens_q") is not None:
-            raise ModelError(
-                "This pass packs several sequences into one row (cu_seq_lens_q), which steering "
-                "does not follow here. Give one sequence a row."
-            )
-        walk = desk.continued(inputs)
-        desk.walk = self._begin(desk, inputs) if walk is None else self._go_on(desk, walk, inputs)
+        # A model that drafts for itself leaves out its last blocks; whole passes judge its drafts.
+        desk.drafting = self._decoder.num_hidden_layers < self._depth
+        if desk.drafting:
+            return
+        if module.training:
+            self.edge.refuse_recomputation()
+        desk.packed = inputs.get("cu_seq_lens_q") is not None
+        walk = None if desk.packed else desk.continued(inputs)
+        begin = self._pack if desk.packed else self._begin
+        desk.walk = begin(desk, inputs) if walk is None else self._go_on(desk, walk, inputs)
         desk.narrowed.clear()
         desk.walk.num_passes += 1
 
     def _on_passed(self, _module: nn.Module, _args: object, output: object) -> None:
         """Ends a pass, and learns which cache its sequences are in."""
         desk = self._desk
-        if desk.probing or not applies(self, self.threads):
+        if desk.probing or desk.drafting or not applies(self, self.threads):
+            desk.drafting = False
             return
+        error = sys.exc_info()[1]  # the pass may have ended in one
+        if desk.packed and isinstance(error, Exception) and not anything():
+            self._failed = self._failed or error
         desk.end_pass(output)
 
     def _refuse_stale(self) -> None:
-        """Of passes without a cache: what was written decides what is read later, and is gone."""
+        """Of answers that run anew, or at once: what is written decides what is read later."""
         for policy, name in self._probes():
             if any(read.every for read in policy.steerers[name].reads):
                 raise ModelError(
@@ -243,32 +226,49 @@ class Run:
                 f"{rows} rows came, but steering was set up for {len(self.plans)}. Give one policy "
                 "for all rows, or one for each."
             )
-        if device not in self._on_device:
-            self._on_device[device] = [p.to(device) for p in self.policies]
-        dtype = next(p.dtype for p in self.edge.root.parameters() if p.is_floating_point())
-        like = torch.empty(0, self.edge.blocks.d_model, dtype=dtype, device=device)
-        policies = self._on_device[device]
-        walk = Walk(self.plans, self.policies, policies, repeats=repeats, like=like)
+        walk = self._walk(device, repeats)
         layout, walk.place = self._first(inputs, repeats)
+        if layout.tentative:
+            walk.pass_began(cache_in(inputs), 0)
         if self.edge.blocks.padding_disturbs and not bool(layout.real.all()):
             raise ModelError(
                 "In this model padding changes what comes behind it, so rows of different length "
                 "cannot run in one batch. Give prompts of one length, or one prompt at a time."
             )
-        if self._last is not None:
-            self._past.append(self._last)
-        if len(self._past) >= 64:
-            self.verify()
-        self._last = walk
+        self._remember(walk)
         desk.begin(walk, inputs)
         cache = cache_in(inputs)
         if cache is not None and (self.rereads or self.spans):
             follow_beams(cache, walk.reorder)
-        self._due(desk, prompt=True)
+        self._due(desk, prompt=True, begins=True)
         if any(self.probed):
             self._probe(desk, inputs, walk)
         desk.layout = layout
         return walk
+
+    def _walk(self, device: torch.device, repeats: int) -> Walk:
+        if device not in self._on_device:
+            self._on_device[device] = [p.to(device) for p in self.policies]
+        dtype = next(p.dtype for p in self.edge.root.parameters() if p.is_floating_point())
+        like = torch.empty(0, self.edge.blocks.d_model, dtype=dtype, device=device)
+        policies = self._on_device[device]
+        return Walk(self.plans, self.policies, policies, repeats=repeats, like=like)
+
+    def _remember(self, begun: Walk | Courses) -> None:
+        if self._last is not None:
+            self._past.append(self._last)
+        if len(self._past) >= 64:
+            self.verify()
+        self._last = begun
+
+    def _pack(self, desk: Desk, inputs: dict[str, object]) -> Walk:
+        """A pass of continuous batching: pieces of several requests in one row."""
+        courses, layout = self._paged.follow(inputs, self._walk)
+        if not courses.walk.num_passes:
+            self._remember(courses)
+        self._due(desk, prompt=-1 in layout.offsets)
+        desk.layout = layout
+        return courses.walk
 
     def _first(self, inputs: dict[str, object], repeats: int):
         """Layout of a pass that begins sequences, and where it ends."""
@@ -287,13 +287,17 @@ class Run:
         if given.prompt_tokens is not None:
             lengths = torch.tensor(given.prompt_tokens, device=device).repeat_interleave(repeats)
             num = given.num_generated
-            if num is None and width < max(given.prompt_tokens):
+            longest = max(given.prompt_tokens)
+            if num is None and width < longest:
                 self._refuse_pieces(width)
+            if num or (num is None and width > longest):
+                self._refuse_stale()
         elif isinstance(keep, int) and keep > 1 and cache_in(inputs) is not None:
             num = keep - 1  # assisted decoding hands its first candidates in with the prompt
-        return lay_out(
+        layout, place = lay_out(
             seen, self._rules(self.edge.suffix), prompt_length=lengths, num_generated=num
         )
+        return replace(layout, tentative=lengths is None and bool(num)), place
 
     def _refuse_pieces(self, width: int) -> None:
         for policy in self.policies:
@@ -304,13 +308,13 @@ class Run:
                     "whole, or choose the scope last_and_generated."
                 )
 
-    def _due(self, desk: Desk, *, prompt: bool) -> None:
+    def _due(self, desk: Desk, *, prompt: bool, begins: bool = False) -> None:
         """Notes who reads in this pass: prompts are read once, generated tokens if asked."""
         desk.due = {}
         for i, policy in enumerate(self.policies):
             for name, steerer in policy.steerers.items():
                 again = any(read.every for read in steerer.reads)
-                if (prompt and name not in self.probed[i]) or (again and not prompt):
+                if (prompt and name not in self.probed[i]) or (again and not begins):
                     for site in {read.site for read in steerer.reads}:
                         desk.due.setdefault(site, []).append((i, name))
 
@@ -355,7 +359,7 @@ class Run:
 
     def _on_site(self, site: Site) -> Callable[[Tensor], Tensor | None]:
         deepest = max(
-            (r.site.depth for p, n in self._probes() for r in self._reads(p, n)), default=None
+            (r.site.depth for p, n in self._probes() for r in p.steerers[n].reads), default=None
         )
         writes, start = site in self.writes, self.starts.get(site)
 
@@ -363,8 +367,12 @@ class Run:
             if not applies(self, self.threads):
                 return None
             desk = self._desk
+            if desk.drafting:
+                return None
             layout, walk = desk.layout, desk.walk
             if layout is None or walk is None:
+                if not anything():  # in another thread, and begun before this one entered
+                    return None
                 raise ModelError(
                     "The decoder ran without the model's own forward. Call the model itself, so "
                     "that steering sees the ids and the mask."
@@ -388,6 +396,3 @@ class Run:
             return changed if changed.device == h.device else changed.to(h.device)
 
         return act
-
-    def _reads(self, policy: Policy, name: str) -> tuple[Read, ...]:
-        return policy.steerers[name].reads

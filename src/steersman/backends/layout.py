@@ -33,6 +33,7 @@ class Layout:
         is_prompt: whether this pass begins new sequences.
         num_generated: how many generated tokens a row of this pass has at most, None if unknown.
         fresh: how many last columns no pass before has run; the others are only repeated.
+        tentative: whether the last columns are candidates, which may leave the cache again.
         index: of each token in the flattened batch, where only some are looked at.
     """
 
@@ -45,6 +46,7 @@ class Layout:
     is_prompt: bool = False
     num_generated: int | None = None
     fresh: int | None = None
+    tentative: bool = False
     index: Int[Tensor, " t"] | None = None
 
     @property

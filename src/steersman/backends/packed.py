@@ -28,6 +28,7 @@ class Packed:
     index: Int[Tensor, " t"] | None = None
     is_prompt: bool = True
     fresh: int | None = None
+    tentative: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

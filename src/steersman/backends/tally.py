@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -54,11 +54,9 @@ class Tally:
         self._sums: dict[tuple[Site, int], Float[Tensor, "5 r"]] = {}
         self._same: dict[tuple[Site, int], tuple[Work, Float[Tensor, "3 b"]]] = {}
         self._waiting: list[tuple[tuple[Site, int], Float[Tensor, "5 b s"]]] = []
-        self._reads: dict[tuple[int, str], Float[Tensor, " r"]] = {}
+        self._reads: dict[tuple[int, str, int], Float[Tensor, " r"]] = {}
 
-    def wrote(
-        self, site: Site, rounds: Sequence[Sequence[Dose]], layout: Layout | Packed
-    ) -> None:
+    def wrote(self, site: Site, rounds: Sequence[Sequence[Dose]], layout: Layout | Packed) -> None:
         """Adds what happened at a site of the current pass."""
         for k, doses in enumerate(rounds):
             rows = torch.stack(
@@ -73,7 +71,10 @@ class Tally:
                 self._waiting.append(((site, k), told))
                 self.settle(layout.fresh)
                 continue
-            if not layout.is_prompt and layout.shape[1] > 1:
+            if layout.tentative or (not layout.is_prompt and layout.shape[1] > 1):
+                if layout.index is not None:
+                    rows, columns = layout.shape
+                    told = told.new_zeros(5, rows * columns).index_copy(1, layout.index, told)
                 self._waiting.append(((site, k), told.reshape(5, *layout.shape)))
                 continue
             sums = told.new_zeros(5, self.num_slots).index_add(1, layout.request, told)
@@ -116,15 +117,15 @@ class Tally:
         self._sums[key] = self._sums[key] + sums if key in self._sums else sums
 
     def read(self, policy: int, name: str, steerer: Steerer, x: Tokens) -> None:
-        """Counts the tokens that the steerer's parts read at one site."""
-        for read in steerer.reads:
+        """Counts what the steerer's parts read at one site, looking again left out."""
+        for k, read in enumerate(steerer.reads):
             if read.site == x.site:
-                seen = per_request_sum(read.here(x).float(), x.request, self.num_slots)
-                before = self._reads.get((policy, name))
-                self._reads[policy, name] = seen if before is None else before + seen
+                here = replace(read, every=0).here(x).float()
+                seen, key = per_request_sum(here, x.request, self.num_slots), (policy, name, k)
+                self._reads[key] = self._reads[key] + seen if key in self._reads else seen
 
     def take(self, slots: Int[Tensor, " n"]) -> None:
-        """Slot i goes on with the counts of `slots[i]`; nothing may be waiting."""
+        """Slot i goes on with the counts of `slots[i]`, where all passes were `Packed`."""
         self.num_slots = len(slots)
         self._sums = {key: sums[:, slots] for key, sums in self._sums.items()}
         self._reads = {key: seen[slots] for key, seen in self._reads.items()}
@@ -155,9 +156,8 @@ class Tally:
                     for site in steerer.sites
                     if (table := sums.get((site, _round(row.policy, name, site)))) is not None
                 }
-                seen = reads.get((index[id(row.policy)], name))
-                was_read = seen is not None and float(seen[row.slot]) >= len(steerer.reads)
-                told = was_read or not steerer.reads
+                keys = [(index[id(row.policy)], name, k) for k in range(len(steerer.reads))]
+                told = all(key in reads and float(reads[key][row.slot]) > 0 for key in keys)
                 made[-1][name] = _trace(name, steerer, by_site, was_read=told, length=row.length)
         return made
 

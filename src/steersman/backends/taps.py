@@ -16,8 +16,10 @@ def attach(blocks: Blocks, site: Site, act: Callable[[Tensor], Tensor | None]) -
     if tap.before:
 
         def before(
-            _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+            _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object] | None = None
         ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+            if kwargs is None:  # torch does so in one thread while another removes the hook
+                return None
             name = None if args else next(n for n, v in kwargs.items() if isinstance(v, Tensor))
             h = args[0] if name is None else kwargs[name]
             assert isinstance(h, Tensor)

@@ -123,7 +123,7 @@ class Walk:
         return layout.put(h, steered)
 
     def pass_began(self, cache: object | None, columns: int) -> None:
-        """Notes that some of the columns behind `columns` may leave the cache again."""
+        """Notes that columns behind the first `columns` may leave the cache again."""
         assert self.place is not None
         several = self.place.columns - columns > 1
         self._pending = (cache, columns) if several and cache is not None else None

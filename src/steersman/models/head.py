@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import product
+from threading import get_ident
 
 import torch
 from jaxtyping import Float
@@ -51,6 +52,11 @@ def find_head(model: PreTrainedModel, blocks: Blocks) -> Head:
             f"{type(model).__name__} has no output head behind a final norm. Load it with its "
             "head, or use a method that does not ask for logits."
         )
+    if not isinstance(layer.weight, Tensor) or layer.weight.is_meta:
+        raise ModelError(
+            f"The output head of {type(model).__name__} is quantised or offloaded, and a method "
+            "asks for its weights. Load the model without that."
+        )
     weight, bias = layer.weight.detach(), getattr(layer, "bias", None)
     plain = Head(weight, None if bias is None else bias.detach())
     states, logits = _watched(model, blocks.final_norm)
@@ -69,7 +75,13 @@ def find_head(model: PreTrainedModel, blocks: Blocks) -> Head:
 def _watched(model: PreTrainedModel, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Final states of three tokens, and the model's own logits for them."""
     seen: list[Tensor] = []
-    handle = norm.register_forward_hook(lambda _m, _a, out: seen.append(out.detach()))
+    thread = get_ident()
+
+    def keep(_module: object, _args: object, out: Tensor) -> None:
+        if get_ident() == thread:  # others may be running the model at the same time
+            seen.append(out.detach())
+
+    handle = norm.register_forward_hook(keep)
     try:
         ids = torch.tensor([IDS], device=model.get_input_embeddings().weight.device)
         with torch.no_grad():
