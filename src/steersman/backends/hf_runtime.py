@@ -22,7 +22,7 @@ from steersman.backends.layout import BARE, Rules, lay_out, size, spans_of, with
 from steersman.backends.paged import Courses, Paged
 from steersman.backends.taps import attach
 from steersman.backends.uncompiled import uncompiled
-from steersman.backends.walk import Plan, Walk
+from steersman.backends.walk import Ledger, Plan, Walk
 from steersman.core.errors import ModelError, NotSteeredError, RecipeError
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy
@@ -62,7 +62,7 @@ class Run:
         self._desk = Desk()
         self._on_device: dict[torch.device, list[Policy]] = {}
         self._paged = Paged(edge, self.plans, given.prompt_tokens)
-        self._past: list[Walk | Courses] = []
+        self._past: list[Ledger] = []
         self._last: Walk | Courses | None = None
         self._failed: Exception | None = None
         self._elsewhere = 0
@@ -120,8 +120,10 @@ class Run:
         Raises:
             NotSteeredError: one was not, or the model ran in other threads only.
         """
-        for walk in (*self._past, *((self._last,) if self._last is not None else ())):
-            walk.traces(None)
+        if self._last is not None:
+            self._past.append(self._last.ledger())
+        for ledger in self._past:
+            ledger.traces()
         self._past.clear()
         if self._last is None and self._elsewhere and self.policies:
             raise NotSteeredError(
@@ -256,7 +258,7 @@ class Run:
 
     def _remember(self, begun: Walk | Courses) -> None:
         if self._last is not None:
-            self._past.append(self._last)
+            self._past.append(self._last.ledger())
         if len(self._past) >= 64:
             self.verify()
         self._last = begun

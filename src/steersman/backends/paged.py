@@ -20,7 +20,7 @@ from steersman.backends.edge import Edge
 from steersman.backends.layout import FAR
 from steersman.backends.packed import Packed
 from steersman.backends.tally import Row
-from steersman.backends.walk import Plan, Walk
+from steersman.backends.walk import Ledger, Plan, Walk
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy
@@ -200,6 +200,10 @@ class Courses:
         Raises:
             NotSteeredError: steering was asked for and could not act.
         """
+        return self.ledger(lengths).traces()
+
+    def ledger(self, lengths: Sequence[int] | None = None) -> Ledger:
+        """What the traces are made of, without the state of the requests."""
         rows: list[Row] = []
         for i, course in enumerate(self._known.values()):
             if course.prompt_tokens is None:
@@ -207,7 +211,7 @@ class Courses:
                 continue
             length = course.num_run - course.prompt_tokens + 1 if lengths is None else lengths[i]
             rows.append(Row(self._plan.policy, self._plan.strength, course.slot, length))
-        return self.walk.tally.traces(self.walk.originals, rows)
+        return Ledger(self.walk.tally, self.walk.originals, rows)
 
 
 class Paged:

@@ -166,6 +166,10 @@ class Walk:
         Raises:
             NotSteeredError: steering was asked for and could not act.
         """
+        return self.ledger(lengths).traces()
+
+    def ledger(self, lengths: Sequence[int | None] | None = None) -> "Ledger":
+        """What the traces are made of, without the state of the sequences."""
         if self._pending is not None:
             cache, _ = self._pending
             self.settle(columns_held(cache))
@@ -174,7 +178,20 @@ class Walk:
             Row(plan.policy, plan.strength, i * self.repeats, known[i])
             for i, plan in enumerate(self.plans)
         ]
-        return self.tally.traces(self.originals, rows)
+        return Ledger(self.tally, self.originals, rows)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What was counted of sequences, for when they are over."""
+
+    tally: Tally
+    policies: Sequence[Policy]
+    rows: Sequence[Row]
+
+    def traces(self) -> list[dict[str, SteererTrace]]:
+        """One trace by steerer for each row; errors as in `Walk.traces`."""
+        return self.tally.traces(self.policies, self.rows)
 
 
 def plans_for(

@@ -92,7 +92,7 @@ class Deal:
             [(i, name) for name, s in policy.steerers.items() if site in s.sites]
             for i, policy in enumerate(self.policies)
         ]
-        depth = max((len(column) for column in columns), default=0)
+        depth = max([0, *(len(column) for column in columns)])
         rounds = tuple(
             self._round(site, [c[k] for c in columns if k < len(c)], state) for k in range(depth)
         )
@@ -174,7 +174,8 @@ def write_generated(
 
 def write(work: Work, x: Tokens) -> tuple[Float[Tensor, "t d"], list[list[Dose]]]:
     """The steered states at `x.site`, and by round what each call did."""
-    now, doses = x, list[list[Dose]]()
+    now = x
+    doses: list[list[Dose]] = []  # not list[...](), which torch.compile does not know
     for calls in work.rounds:
         doses.append([])
         for call in calls:
