@@ -1,12 +1,12 @@
 """Requests as lists of tokens, and every way to pack them: the oracle that parts are held to."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from steersman.core.steerer import Policy, Steerer
-from steersman.core.types import Modality, Read, Site, Tokens
+from steersman.core.types import Modality, Read, Site, Span, Tokens
 
 D = 8
 SITE = Site(1)
@@ -15,10 +15,16 @@ READ = Read(SITE)
 
 @dataclass(frozen=True)
 class Talk:
-    """One request: a prompt and what was generated, with a state for every token and site."""
+    """One request: a prompt and what was generated, with a state for every token and site.
 
-    states: torch.Tensor  # (t, d)
+    Attributes:
+        states: `(t, d)`.
+        spans: which tokens lie inside each span that a scope leaves out.
+    """
+
+    states: torch.Tensor
     prompt_length: int
+    spans: Mapping[Span, Sequence[bool]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.states)
@@ -35,6 +41,7 @@ def pack(talks: Sequence[Talk], spans: Sequence[tuple[int, int, int]], site: Sit
     index = [(r, p) for r, start, stop in spans for p in range(start, stop)]
     position = torch.tensor([p for _, p in index])
     lengths = torch.tensor([talks[r].prompt_length for r, _ in index])
+    known = dict.fromkeys(span for one in talks for span in one.spans)
     return Tokens(
         site=site,
         h=torch.stack([talks[r].states[p] for r, p in index]),
@@ -42,6 +49,9 @@ def pack(talks: Sequence[Talk], spans: Sequence[tuple[int, int, int]], site: Sit
         position=position,
         offset=position - lengths,
         modality=torch.where(position == 1, int(Modality.IMAGE), int(Modality.TEXT)),
+        spans={
+            span: torch.tensor([bool(talks[r].spans[span][p]) for r, p in index]) for span in known
+        },
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 import examples
 from packing import SITE, D, given_vectors, pack, talk, whole
+from steersman.core.deal import deal, write, write_generated
 from steersman.core.steerer import Policy, Steerer
 from steersman.core.types import SCOPES, Scope
 from steersman.gates.always import AlwaysOpen
@@ -92,6 +93,59 @@ def test_other_numbers_of_tokens_do_not_break_the_graph(part):
         state = policy.init(3, x.h, given)
         assert torch.allclose(compiled(x, state, STRENGTH)[0], step(policy, x, state, STRENGTH)[0])
     assert len(graphs) == 1
+
+
+def beside(part) -> list[Policy]:
+    """The part, the same partners under another strength and scope, and a policy with no cap."""
+    other = compose(Add()).steerers
+    return [compose(part), Policy(steerers={"one": other["two"], "two": other["one"]})]
+
+
+def dealt(function, part):
+    """Two policies, a slot of nobody and the padding's, in one batch."""
+    policies, vectors = beside(part), given_vectors(4)
+    x = pack(TALKS, whole(TALKS))
+    made = deal(policies, [0, 1, -1, -1], [1.0, -2.0, 1.0, 0.0], device=x.h.device)
+    needs = policies[0].steerers["one"].synthesizer.needs_vector
+    state = made.init(x.h, [{"one": vectors} if needs else {}, {}])
+    return function(made, tuple(p.observe(x, s) for p, s in zip(policies, state, strict=True)), x)
+
+
+def serve(made, state, x):
+    """What a server does at one site for all its requests."""
+    return write(made.work(SITE, state), x)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=examples.label)
+def test_many_policies_are_one_graph_and_computed_the_same(part):
+    (h, doses), (other, told) = (
+        dealt(f, part) for f in (serve, torch.compile(serve, fullgraph=True, backend="aot_eager"))
+    )
+    assert torch.allclose(h, other, atol=1e-6)
+    first, second = (torch.utils._pytree.tree_leaves(d) for d in (doses, told))
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=1e-6)
+    x = pack(TALKS, whole(TALKS))
+    assert torch.equal(other[x.request == 2], x.h[x.request == 2]), "of nobody"
+    assert not torch.allclose(other[x.request == 1], x.h[x.request == 1]), "of the second policy"
+
+
+def test_the_shorter_way_for_generated_tokens_is_one_graph_too():
+    static = StaticVector(sites=(SITE,), vectors=VECTOR)
+    steerers = [
+        Steerer(sites=(SITE,), gate=AlwaysOpen(), synthesizer=static, operator=Add(), strength=k)
+        for k in (1.0, -3.0)
+    ]
+    policies = [Policy(steerers={"one": s}) for s in steerers]
+    made = deal(policies, [0, 1, -1, -1], [1.0, 0.5, 1.0, 0.0], device=VECTOR.device)
+    x = pack(TALKS, [(r, t.prompt_length, len(t)) for r, t in enumerate(TALKS)])
+    work = made.work(SITE, made.init(x.h, [{}, {}]))
+    assert work.is_plain
+    compiled = torch.compile(write_generated, fullgraph=True, backend="aot_eager")
+    (h, relative), (other, told) = (f(work, x.h, x.request) for f in (write_generated, compiled))
+    assert torch.allclose(h, other, atol=1e-6) and not torch.allclose(h, x.h)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(relative, told, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

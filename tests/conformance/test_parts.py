@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import examples
+from conformance.waiting import Waits
 from packing import SITE, D, Talk, given_vectors, pack, run, talk, whole
 from steersman.core import registry
 from steersman.core.io import Artifact, load_artifact, save_artifact
@@ -155,6 +156,41 @@ def test_nothing_waits_for_the_device(part):
 def map_tensors_of(x, device):
     names = ("h", "request", "position", "offset", "modality")
     return replace(x, **{name: getattr(x, name).to(device) for name in names})
+
+
+@each_part
+def test_no_part_asks_the_device_for_a_value(part):
+    """What the meta device lets through: values that only decide which code runs."""
+    policy, x = Policy(steerers={"s": compose(part)}), pack(TALKS, whole(TALKS))
+    given = {"s": given_vectors(3)} if compose(part).synthesizer.needs_vector else {}
+    strength = torch.tensor(STRENGTH)
+    with Waits() as waits:
+        policy.write(x, policy.observe(x, policy.init(3, x.h, given)), strength)
+    assert waits.seen == []
+
+
+def said_of_requests(part, x, state):
+    """What `per_request` says, by token; None if it says nothing."""
+    if part.role == "gate":
+        said = part.per_request(state)
+        return said if said is None or isinstance(said, float) else said[x.request]
+    said = part.per_request(x.site, state)
+    return said if said is None or len(said) == 1 else said[x.request]
+
+
+@pytest.mark.parametrize("part", examples.by_role("gate", "synthesizer"), ids=examples.label)
+def test_what_holds_for_a_request_holds_for_each_of_its_tokens(part):
+    """And a part that says nothing of requests has one whose tokens do differ."""
+    x = pack(TALKS, [(2, 0, 7), (0, 0, 7), (1, 0, 7)])
+    state = given_vectors(3) if getattr(part, "needs_vector", False) else part.init(3, x.h)
+    for seen in (state, part.observe(x, state)):
+        said, made = said_of_requests(part, x, seen), part(x, seen)
+        if said is not None:
+            said = torch.as_tensor(said).expand(made.shape if part.role == "gate" else x.h.shape)
+            assert torch.equal(said, made.expand_as(said))
+    if said is None:
+        rows = [made[x.request == r] for r in range(3)]
+        assert any(not torch.equal(row, row[:1].expand_as(row)) for row in rows)
 
 
 @each_part
