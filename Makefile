@@ -45,11 +45,11 @@ demo: env
 
 test: env
 	$(PYTEST) -m "$(DEFAULT)" --ignore=tests/compile $(HOOK)
-	$(if $(wildcard tests/compile),OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(DEFAULT)" tests/compile)
+	$(if $(wildcard tests/compile),$(PYTEST) -m "$(DEFAULT)" tests/compile)
 
 test-full: env
 	$(PYTEST) -m "$(FULL)" --ignore=tests/compile $(HOOK)
-	$(if $(wildcard tests/compile),OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(FULL)" tests/compile)
+	$(if $(wildcard tests/compile),$(PYTEST) -m "$(FULL)" tests/compile)
 
 check: env
 	$(BIN)/ruff format --check

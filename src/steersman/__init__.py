@@ -53,3 +53,7 @@ def __getattr__(name: str) -> object:
 
     module, attribute = _LATER[name]
     return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -13,6 +13,7 @@ from scipy.stats import binom
 from steersman.evals.records import Results
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def _loaded(path: str):

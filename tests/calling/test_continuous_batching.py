@@ -160,6 +160,7 @@ def test_every_request_is_steered_as_if_it_were_alone(name):
     check_traces(traces, told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [MORE, FEW], ids=["whole-prompts", "few-blocks"])
 @pytest.mark.parametrize("name", ["all", "net", "several-capped"])
 def test_how_prompts_are_cut_makes_no_difference(name, changed):
@@ -255,6 +256,7 @@ def test_several_answers_to_one_prompt(name):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["all", "net"])
 def test_padded_passes(name):
     policy = POLICIES[name]()

@@ -216,7 +216,7 @@ def test_generate_of_a_compiled_model(how):
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_a_model_compiled_inside_the_with(how, backend):
     model = byhand.fresh()
     inputs = oracle.inputs_of(model, PROMPT)
@@ -244,6 +244,7 @@ def test_a_compiled_block_is_steered():
     assert torch.equal(oracle.plain_logits(model, inputs), before)
 
 
+@pytest.mark.slow
 def test_requests_to_a_compiled_model():
     model = byhand.fresh()
     model.model.compile(backend="eager")
@@ -252,6 +253,7 @@ def test_requests_to_a_compiled_model():
     assert list(made[0].token_ids) == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_a_compiled_model_in_threads(how):
     """Steered in one that entered and in one that did not; the first to leave ends it for none."""

@@ -1,6 +1,8 @@
 """What a transformers cache tells about the sequences it holds."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor
 
@@ -50,7 +52,8 @@ def columns_held(cache: object, *, known: int | None = None) -> int:
             return known
         return int(cache.has_previous_state())  # type: ignore[attr-defined]
     if isinstance(held, Tensor):
-        return int(held) if known is None else known
+        there = held.device.type == "cpu"  # else asking would wait for the device
+        return int(held) if there or known is None else known
     if held == 0:  # the first layer may be a recurrent one, whose cache stays empty
         held = max((_length(layer) for layer in getattr(cache, "layers", ())), default=0)
     return held
@@ -61,14 +64,29 @@ def _length(layer: object) -> int:
     return 0 if count is None else int(count())
 
 
-def follow_beams(cache: object, moved: Callable[[Tensor], None]) -> None:
+_FOLLOWED: WeakKeyDictionary[Any, dict[int, Callable[[Tensor], None]]] = WeakKeyDictionary()
+"""By cache and by who asked: whom to tell which row each row goes on from."""
+
+
+def follow_beams(cache: Any, owner: object, moved: Callable[[Tensor], None]) -> None:
     """Tells which row each row goes on from, whenever beams reorder this cache."""
-    reorder = getattr(cache, "reorder_cache", None)
-    if reorder is None:
+    if not hasattr(type(cache), "reorder_cache"):
         return
+    itself = ref(cache)  # a strong one would keep the cache alive until garbage is collected
 
     def both(beam_idx: Tensor) -> None:
-        reorder(beam_idx)
-        moved(beam_idx)
+        kept = itself()
+        assert kept is not None
+        type(kept).reorder_cache(kept, beam_idx)
+        for follower in list(_FOLLOWED[kept].values()):
+            follower(beam_idx)
 
-    cache.reorder_cache = both  # type: ignore[attr-defined]  # of this one sequence's cache
+    _FOLLOWED.setdefault(cache, {})[id(owner)] = moved
+    cache.reorder_cache = both
+
+
+def let_go(owner: object) -> None:
+    """Leaves the caches that were followed for `owner` as they were."""
+    for cache, followers in list(_FOLLOWED.items()):
+        if followers.pop(id(owner), None) is not None and not followers:
+            del cache.reorder_cache, _FOLLOWED[cache]

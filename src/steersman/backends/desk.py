@@ -71,6 +71,18 @@ class Desk(threading.local):
                 f"The cache holds {held} tokens, and steering saw {known} of them. Run every token "
                 "inside the same `with`."
             )
+        if held < walk.prompt_columns:
+            raise ModelError(
+                f"The cache was cut to {held} tokens, into the prompt of {walk.prompt_columns}, "
+                "and steering cannot tell where the new one ends. Begin with an empty cache."
+            )
+        assert walk.place is not None
+        if (came := size(inputs)[0]) != (began := len(walk.place.seen)):
+            raise ModelError(
+                f"{came} rows came, and the cache was filled with {began}: rows were copied or "
+                "dropped, and steering cannot tell which is whose. Expand the prompt before it "
+                "runs (num_return_sequences does), or begin with an empty cache."
+            )
         walk.settle(held)
         return walk
 

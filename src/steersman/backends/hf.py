@@ -4,6 +4,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,7 @@ from steersman.backends.reading import check_span, reduced
 from steersman.backends.taps import attach
 from steersman.backends.walk import Plan, plans_for
 from steersman.core.errors import ModelError, RecipeError
+from steersman.core.fit_check import check_width
 from steersman.core.requests import Completion, Request
 from steersman.core.steerer import Policy, Steerer
 from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
@@ -54,14 +58,21 @@ class HFModel:
         batch_size: int = 64,
         blocks: str | None = None,
     ) -> None:
+        if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
+            raise ModelError(
+                f"The processor is {processor!r}. Give the model's processor or tokenizer, as "
+                "AutoProcessor.from_pretrained or AutoTokenizer.from_pretrained load it."
+            )
         self.model = model = unwrapped(model)
         self.chat = Chat(processor, needs_images=needs_image(model))
-        self.blocks = find_blocks(model, blocks)
+        with only():  # a policy may be at work on this model
+            self.blocks = find_blocks(model, blocks)
         root = with_head(model, self.blocks)
         self._edge = Edge(root, self.blocks, image_token(model.config), self.chat.suffix())
         self.batch_size = 1 if self.blocks.padding_disturbs else batch_size
         self._places = takes_positions(model) and not self.chat.takes_images
         self._head: Head | None = None
+        self._fitting: WeakSet[Policy] = WeakSet()  # policies that were found to fit
         self._lock = threading.RLock()
         self.spec = ModelSpec(
             id=id or model.name_or_path or type(model).__name__,
@@ -164,6 +175,8 @@ class HFModel:
             RecipeError: a policy does not fit the model.
             NotSteeredError: steering was asked for and could not act.
         """
+        if isinstance(requests, Request):
+            raise RecipeError("generate takes a list of requests. Write generate([request]).")
         for policy in {id(r.policy): r.policy for r in requests if r.policy}.values():
             self._check(policy)
         answers: dict[int, Completion] = {}
@@ -216,6 +229,8 @@ class HFModel:
             NotSteeredError: on leaving, if sequences ran and steering could not act, or if the
                 model ran in other threads only.
         """
+        if threads not in get_args(Threads):
+            raise RecipeError(f'threads is {threads!r}; write "own" or "all".')
         plans = plans_for(policy, strength, vectors)
         for given in {id(p.policy): p.policy for p in plans if p.policy is not None}.values():
             self._check(given)
@@ -239,8 +254,12 @@ class HFModel:
             run.verify()
 
     def _check(self, policy: Policy) -> None:
+        if policy in self._fitting:
+            return
         self.spec.check(policy.sites, "The policy")
         self.spec.check([read.site for read in policy.reads], "The policy")
+        check_width(policy.to("cpu"), self.spec.d_model)
+        self._fitting.add(policy)
 
     def _generate_batch(self, requests: Sequence[Request]) -> list[Completion]:
         prompts = [r.prompt for r in requests]
@@ -266,6 +285,8 @@ class HFModel:
                     **batch.inputs,
                     max_new_tokens=first.max_new_tokens,
                     pad_token_id=self.chat.tokenizer.pad_token_id,
+                    num_return_sequences=1,  # whatever the model's own settings are
+                    return_dict_in_generate=False,
                     **sampling,
                 )
         width = batch.inputs["input_ids"].shape[1]
@@ -354,12 +375,16 @@ class HFModel:
 
 
 def load(
-    source: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, batch_size: int = 64
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 64,
 ) -> HFModel:
     """A model by path or hub id, or "bundled" for the one that comes with the package.
 
     Raises:
         ModelError: it cannot be loaded; says why.
     """
-    loaded = load_pretrained(source, device=device, dtype=dtype)
+    loaded = load_pretrained(str(source), device=device, dtype=dtype)
     return HFModel(loaded.model, loaded.processor, id=loaded.id, batch_size=batch_size)

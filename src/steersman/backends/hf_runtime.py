@@ -14,16 +14,33 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from steersman.backends.caches import cache_in, follow_beams
+from steersman.backends.caches import cache_in, follow_beams, let_go
 from steersman.backends.desk import Desk
-from steersman.backends.edge import UNTOLD, Edge, Given, Stop
-from steersman.backends.entered import Threads, anything, applies, enter, leave, only
-from steersman.backends.layout import BARE, Rules, lay_out, size, spans_of, without_cache
+from steersman.backends.edge import UNTOLD, Edge, Given, Stop, refuse_packed
+from steersman.backends.entered import (
+    Threads,
+    anything,
+    applies,
+    enter,
+    leave,
+    only,
+    refuse_idle,
+)
+from steersman.backends.layout import (
+    BARE,
+    Rules,
+    first_offset,
+    last_wanted,
+    lay_out,
+    size,
+    spans_of,
+    without_cache,
+)
 from steersman.backends.paged import Courses, Paged
 from steersman.backends.taps import attach
 from steersman.backends.uncompiled import uncompiled
 from steersman.backends.walk import Ledger, Plan, Walk
-from steersman.core.errors import ModelError, NotSteeredError, RecipeError
+from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy
 from steersman.core.types import Site
@@ -56,7 +73,10 @@ class Run:
         self.spans = spans_of([s.scope for s in steerers])
         self.modalities = {s.scope.modality for s in steerers}
         self.probed = [p.probed(edge.suffix, chunked=False) for p in self.policies]
-        self.starts = {site: self._first_offset(site) for site in self.writes}
+        self.starts = {
+            site: first_offset([s.scope for s in steerers if site in s.sites])
+            for site in self.writes
+        }
         self._decoder = edge.root.config.get_text_config(decoder=True)
         self._depth = self._decoder.num_hidden_layers
         self._desk = Desk()
@@ -69,6 +89,7 @@ class Run:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Run":
+        enter(self, everywhere=self.edge.root if self.policies and self.threads == "all" else None)
         if self.policies:  # else nothing to do: the model runs untouched
             reads = {r.site for policy in self.policies for r in policy.reads}
             root = self.edge.root
@@ -81,9 +102,9 @@ class Run:
                     self._handles.append(attach(self.edge.blocks, site, self._on_site(site)))
                 uncompiled.enter()
             except Exception:
+                leave(self)
                 self._remove()
                 raise
-        enter(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -98,6 +119,7 @@ class Run:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        let_go(self)
 
     def traces(self, lengths: Sequence[int] | None = None) -> list[dict[str, SteererTrace]]:
         """What was done to each plan's row, by steerer; a plan with beams shows its first.
@@ -123,21 +145,10 @@ class Run:
         if self._last is not None:
             self._past.append(self._last.ledger())
         for ledger in self._past:
-            ledger.traces()
+            ledger.check()
         self._past.clear()
-        if self._last is None and self._elsewhere and self.policies:
-            raise NotSteeredError(
-                f"The model ran {self._elsewhere} times in other threads, and this `with` steers "
-                "only its own. Streamers and generate_batch work that way: write "
-                'model.steer(..., threads="all").'
-            )
-
-    def _first_offset(self, site: Site) -> int | None:
-        """The first token that anybody writes at a site; None if from the beginning."""
-        starts = [
-            s.scope.start for p in self.policies for s in p.steerers.values() if site in s.sites
-        ]
-        return None if None in starts else min(s for s in starts if s is not None)
+        if self._last is None and self.policies:
+            refuse_idle(self.threads, self._elsewhere)
 
     def _on_pass(
         self,
@@ -201,7 +212,7 @@ class Run:
         if whole:
             self._refuse_stale()
         chunks = self.given.prompt_tokens is not None and self.given.num_generated is None
-        if width > 1 and not whole and not chunks and inputs.get("logits_to_keep") != width:
+        if width > 1 and not whole and not chunks and last_wanted(inputs) != width:
             raise ModelError(
                 f"{width} more tokens came at once behind a prompt. If the prompt comes in pieces, "
                 "say how long it is: model.steer(..., prompt_tokens=...). If another turn of the "
@@ -230,18 +241,16 @@ class Run:
             )
         walk = self._walk(device, repeats)
         layout, walk.place = self._first(inputs, repeats)
+        refuse_packed(inputs, layout.real)
+        if self.given.prompt_tokens is None:
+            walk.prompt_columns = layout.shape[1] - (layout.num_generated or 0)
         if layout.tentative:
             walk.pass_began(cache_in(inputs), 0)
-        if self.edge.blocks.padding_disturbs and not bool(layout.real.all()):
-            raise ModelError(
-                "In this model padding changes what comes behind it, so rows of different length "
-                "cannot run in one batch. Give prompts of one length, or one prompt at a time."
-            )
+        self.edge.refuse_padding(layout.real)
         self._remember(walk)
         desk.begin(walk, inputs)
-        cache = cache_in(inputs)
-        if cache is not None and (self.rereads or self.spans):
-            follow_beams(cache, walk.reorder)
+        if self.rereads or self.spans:
+            follow_beams(cache_in(inputs), self, walk.reorder)
         self._due(desk, prompt=True, begins=True)
         if any(self.probed):
             self._probe(desk, inputs, walk)
@@ -285,30 +294,21 @@ class Run:
                     "ids. Use model.generate([...]), or a scope for any token."
                 )
         lengths, num = None, 0
-        keep = inputs.get("logits_to_keep")
         if given.prompt_tokens is not None:
             lengths = torch.tensor(given.prompt_tokens, device=device).repeat_interleave(repeats)
             num = given.num_generated
             longest = max(given.prompt_tokens)
             if num is None and width < longest:
-                self._refuse_pieces(width)
+                self.edge.refuse_pieces(self.policies, width)
             if num or (num is None and width > longest):
                 self._refuse_stale()
-        elif isinstance(keep, int) and keep > 1 and cache_in(inputs) is not None:
-            num = keep - 1  # assisted decoding hands its first candidates in with the prompt
+        elif inputs.get("use_cache") is True and cache_in(inputs) is not None:
+            # Assisted decoding hands its first candidates in with the prompt.
+            num = max(0, last_wanted(inputs) - 1)
         layout, place = lay_out(
             seen, self._rules(self.edge.suffix), prompt_length=lengths, num_generated=num
         )
         return replace(layout, tentative=lengths is None and bool(num)), place
-
-    def _refuse_pieces(self, width: int) -> None:
-        for policy in self.policies:
-            for name in policy.probed(self.edge.suffix, chunked=True):
-                raise ModelError(
-                    f"The steerer {name!r} must read the end of the prompt before the first token "
-                    f"is written, and the prompt comes in pieces ({width} tokens first). Give it "
-                    "whole, or choose the scope last_and_generated."
-                )
 
     def _due(self, desk: Desk, *, prompt: bool, begins: bool = False) -> None:
         """Notes who reads in this pass: prompts are read once, generated tokens if asked."""

@@ -205,6 +205,12 @@ def size(inputs: Mapping[str, object]) -> tuple[int, int, torch.device]:
     raise ModelError("Steering needs input_ids or inputs_embeds in the model's forward call.")
 
 
+def last_wanted(inputs: Mapping[str, object]) -> int:
+    """Of how many last tokens the logits are asked for; 0 for all, or where a tensor tells."""
+    keep = inputs.get("logits_to_keep")
+    return keep if isinstance(keep, int) else 0
+
+
 def lay_out(
     inputs: Mapping[str, object],
     rules: Rules,
@@ -325,6 +331,12 @@ def _cut(mask: object, width: int) -> object:
     if isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[2] == width < mask.shape[3]:
         return mask[..., :width]
     return mask
+
+
+def first_offset(scopes: Sequence[Scope]) -> int | None:
+    """The first token that one of the scopes holds; None if from the beginning."""
+    starts = [scope.start for scope in scopes]
+    return None if None in starts else min(start for start in starts if start is not None)
 
 
 def spans_of(scopes: Sequence[Scope]) -> tuple[Span, ...]:

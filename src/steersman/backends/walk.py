@@ -14,7 +14,7 @@ from steersman.backends.tally import Row, Tally
 from steersman.core.deal import Deal, DealState, Work, deal, move_rows, write, write_generated
 from steersman.core.errors import RecipeError
 from steersman.core.requests import SteererTrace
-from steersman.core.steerer import Policy, Steerer
+from steersman.core.steerer import Policy, Steerer, not_a_policy
 from steersman.core.types import Site, Tokens
 
 
@@ -31,8 +31,11 @@ class Plan:
     vectors: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        if not abs(self.strength) < float("inf"):
-            raise RecipeError(f"strength is {self.strength}; it must be a finite number.")
+        least, most = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+        if self.strength != 0 and not least <= abs(self.strength) <= most:
+            raise RecipeError(
+                f"strength is {self.strength}; it must be 0 or a finite number that float32 holds."
+            )
 
 
 class Walk:
@@ -67,6 +70,7 @@ class Walk:
         self.state: DealState = self.deal.init(like, given)
         self.tally = Tally(len(owner) + 1, like.device)
         self.place: Place | None = None
+        self.prompt_columns = 0  # that must not leave the cache; 0 where that is not known
         self.num_passes = 0
         self._work: dict[Site, tuple[Work, bool]] = {}
         self._pending: tuple[object, int] | None = None  # the cache lives until it is settled
@@ -132,7 +136,7 @@ class Walk:
         """Candidates that were turned down have left the cache, which holds so many columns."""
         assert self.place is not None
         if self._pending is not None:
-            self.tally.settle(columns - self._pending[1])
+            self.tally.settle(max(0, columns - self._pending[1]))  # it may be empty by now
             self._pending = None
         self.place = self.place.back_to(columns)
 
@@ -178,16 +182,32 @@ class Walk:
             Row(plan.policy, plan.strength, i * self.repeats, known[i])
             for i, plan in enumerate(self.plans)
         ]
-        return Ledger(self.tally, self.originals, rows)
+        return Ledger(self.tally, self.originals, rows, self.repeats)
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What was counted of sequences, for when they are over."""
+    """What was counted of sequences, for when they are over.
+
+    Attributes:
+        rows: those whose traces are shown.
+        repeats: how many rows each of these stands for, itself and those behind it.
+    """
 
     tally: Tally
     policies: Sequence[Policy]
     rows: Sequence[Row]
+    repeats: int = 1
+
+    def check(self) -> None:
+        """Makes sure that every row was steered, also those that are not shown.
+
+        Raises:
+            NotSteeredError: one was not.
+        """
+        behind = range(self.repeats)
+        every = [replace(row, slot=row.slot + k) for row in self.rows for k in behind]
+        self.tally.traces(self.policies, every)
 
     def traces(self) -> list[dict[str, SteererTrace]]:
         """One trace by steerer for each row; errors as in `Walk.traces`."""
@@ -200,9 +220,12 @@ def plans_for(
     vectors: Sequence[Mapping[str, Tensor]] | None,
 ) -> list[Plan]:
     """One plan for each row, or one for all."""
-    given = list(policy) if isinstance(policy, Sequence) else [policy]
+    given = list(policy) if isinstance(policy, (list, tuple)) else [policy]
     whole = {id(p): Policy(steerers={"steerer": p}) for p in given if isinstance(p, Steerer)}
     policies = [whole.get(id(p), p) for p in given]
+    for policy in policies:
+        if policy is not None and not isinstance(policy, Policy):
+            raise RecipeError(not_a_policy(policy))
     strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
     carried = list(vectors) if vectors is not None else [{}]
     lists = {"policies": policies, "strengths": strengths, "rows of vectors": carried}

@@ -144,6 +144,10 @@ def load_artifact(
         ArtifactError: something is missing, unknown, truncated or not a number.
         ModelMismatchError: it was fitted on another model; says what differs.
     """
+    if spec is not None and not isinstance(spec, ModelSpec):
+        raise ArtifactError(
+            f"The spec is a {type(spec).__name__}. Give that of the model: model.spec."
+        )
     path = Path(path)
     manifest = _manifest(path)
     blob = _read(path / TENSORS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steersman.core.errors import RecipeError
 from steersman.core.roles import Model
-from steersman.core.steerer import Policy
+from steersman.core.steerer import Policy, not_a_policy
 from steersman.core.types import Prompt
 
 
@@ -38,6 +38,12 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prompt, Prompt):
+            raise RecipeError(f"A request asks {self.prompt!r}; give a Prompt: Prompt(text).")
+        if self.policy is not None and not isinstance(self.policy, Policy):
+            raise RecipeError(not_a_policy(self.policy))
+        if not isinstance(self.strength, (int, float)):
+            raise RecipeError(f"strength is {self.strength!r}; it must be a finite number.")
         if self.max_new_tokens < 1:
             raise RecipeError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more.")
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:

@@ -7,6 +7,7 @@ a gate never sees the work of a steerer at its own site.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
@@ -244,10 +245,11 @@ def edited(
 
 
 def relative_edit(before: Float[Tensor, "t d"], after: Float[Tensor, "t d"]) -> Float[Tensor, " t"]:
-    """|h' - h| / |h|, with norms in float32."""
-    edit = torch.linalg.vector_norm(after - before, dim=-1, dtype=torch.float32)
-    length = torch.linalg.vector_norm(before, dim=-1, dtype=torch.float32)
-    return edit / length.clamp_min(EPS)
+    """|h' - h| / |h|, with norms in float32 or better."""
+    wide = torch.promote_types(before.dtype, torch.float32)
+    edit = torch.linalg.vector_norm(after - before, dim=-1, dtype=wide)
+    length = torch.linalg.vector_norm(before, dim=-1, dtype=wide)
+    return (edit / length.clamp_min(EPS)).float()
 
 
 def capped(
@@ -255,11 +257,24 @@ def capped(
 ) -> tuple[Float[Tensor, "t d"], Float[Tensor, " t"]]:
     """The states with |h' - h| <= cap x |h|, and the share of each edit that is left."""
     before, edit = h.float(), steered.float() - h.float()
-    limit = (cap * before.norm(dim=-1))[:, None]
-    length = edit.norm(dim=-1, keepdim=True)
-    shorter = (before + edit * (limit / length.clamp_min(EPS))).to(h.dtype)
-    kept = torch.where(length > limit, limit / length.clamp_min(EPS), 1.0)[:, 0]
-    return torch.where(length > limit, shorter, steered), kept
+    norm, length = before.norm(dim=-1), edit.norm(dim=-1)
+    over = length > cap * norm
+    limit = torch.where(over, cap, 0.0) * norm  # no gradient may pass through an infinite cap
+    kept = torch.where(over, limit / length.clamp_min(EPS), 1.0)
+    shorter = (before + edit * kept[:, None]).to(h.dtype)
+    return torch.where(over[:, None], shorter, steered), kept
+
+
+def not_a_policy(given: object) -> str:
+    """What to say of something that cannot steer."""
+    cure = "Give a Policy."
+    if isinstance(given, Steerer):
+        cure = 'Wrap it: Policy(steerers={"name": steerer}).'
+    elif hasattr(given, "policy"):
+        cure = "An artifact holds one: give artifact.policy."
+    elif isinstance(given, (str, PathLike)):
+        cure = "Load it: load_artifact(path, model.spec).policy."
+    return f"A policy is needed, not a {type(given).__name__}. {cure}"
 
 
 def check_settings(names: Sequence[str], max_relative_norm: float | None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from os import PathLike
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -132,6 +133,12 @@ class Span:
     end: int
 
     def __post_init__(self) -> None:
+        for marker in (self.start, self.end):
+            if not isinstance(marker, int):
+                raise RecipeError(
+                    f"A span is marked by token ids, not by {marker!r}. Give one id each: "
+                    "tokenizer.convert_tokens_to_ids(...) tells it."
+                )
         if self.start < 0 or self.end < 0 or self.start == self.end:
             raise RecipeError(
                 f"A span cannot begin with token {self.start} and end with {self.end}. Give two "
@@ -154,6 +161,21 @@ class Scope:
     stop: int | None = None
     modality: Literal["any", "text", "image"] = "any"
     outside: tuple[Span, ...] = ()
+
+    def __post_init__(self) -> None:
+        for bound in (self.start, self.stop):
+            if bound is not None and not isinstance(bound, int):
+                raise RecipeError(
+                    f"A scope begins and stops at an offset, not at {bound!r}. Scopes with names "
+                    f"are Scope.named(name): {', '.join(SCOPES)}."
+                )
+        if self.modality not in ("any", "text", "image"):
+            raise RecipeError(
+                f"The modality of a scope is {self.modality!r}; write any, text or image."
+            )
+        spans = self.outside if isinstance(self.outside, tuple) else (None,)
+        if not all(isinstance(span, Span) for span in spans):
+            raise RecipeError(f"outside is {self.outside!r}; give Spans: (Span(start, end),).")
 
     ALL: ClassVar["Scope"]
     PROMPT: ClassVar["Scope"]
@@ -223,6 +245,16 @@ class Prompt:
     completion: str | None = None
     close_turn: bool = False
     generation_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise RecipeError(f"The text of a prompt is {self.text!r}; give a string.")
+        listed = isinstance(self.images, (tuple, list))
+        if not listed or any(isinstance(image, (str, PathLike)) for image in self.images):
+            raise RecipeError(
+                f"The images of a prompt are {self.images!r}; give a tuple of PIL images, such as "
+                "(Image.open(path),)."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,10 @@ def fit_policy(
         RecipeError: a method needs the labels of every request, so it cannot be deployed; or a
             steerer's data set is not there.
     """
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"The recipe is {recipe!r}. Read it first: read_recipe(path).")
+    if not isinstance(data, (Dataset, Mapping)):
+        raise RecipeError(f"The data is {data!r}. Read it first: load_data(path).")
     refuse_requests(recipe)
     taught = teachers(recipe, data)
     steerers, records = {}, {}

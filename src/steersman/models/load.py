@@ -24,6 +24,10 @@ from steersman.core.errors import ModelError
 from steersman.models.processors import load_processor
 
 BUNDLED = "bundled"
+LOADING = (
+    *(OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError),
+    AssertionError,  # torch's answer to a device that it was built without
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def load_pretrained(
     try:
         with _quietly(warnings=source != BUNDLED):
             return _loaded(source, path, device, dtype)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except LOADING as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"The model {source!r} could not be loaded: {first} Give a folder that holds a "

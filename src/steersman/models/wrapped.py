@@ -15,6 +15,11 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     Raises:
         ModelError: there is none inside.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"The model is {model!r}. Give a transformers model, or load one by path or id: "
+            "steersman.load(...)."
+        )
     found = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
     if found is None:
         raise ModelError(f"{type(model).__name__} holds no transformers model. Give one.")
