@@ -8,6 +8,7 @@ Rows: suite `generate`; splits `batch1`, `batch8`, `batch32`; metrics:
 
     ratio              time / time of `none` in the same round
     ratio_to_one       of `mixed32`: time / time of `one32` in the same round
+    share              time inside steering's own code / all the rest of the same run; CPU only
     tokens_per_second  of `none`
     added_memory       bytes: the peak of tensors alive at once, less that of `none`
 
@@ -28,9 +29,10 @@ apart from the time, and not for compiled models on a CPU, whose tensors cannot 
 import argparse
 import datetime
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,6 +47,7 @@ from torch import Tensor
 
 from steersman import Policy, Scope, Site, Steerer
 from steersman.backends.hf import HFModel
+from steersman.backends.hf_runtime import Run
 from steersman.core.requests import SteererTrace
 from steersman.core.types import Read
 from steersman.evals.records import Result, Results
@@ -212,6 +215,57 @@ def time_rows(split: str, seconds: Mapping[str, Sequence[float]], tokens: int) -
         yield median_row("mixed32", split, "ratio_to_one", to_one)
 
 
+@contextmanager
+def clocked() -> Iterator[list[float]]:
+    """Inside, whatever steering does is timed: setting up, each hook, and reading its counts.
+
+    What a run shares with itself does not suffer from a noisy machine as two runs do. Calling a
+    hook, which torch does, is not in it.
+    """
+    spent: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent.append(time.perf_counter() - began)
+
+        return call
+
+    names = ("__enter__", "__exit__", "verify", "_on_pass", "_on_passed")
+    parts = [(HFModel, "_check"), *((Run, name) for name in names)]
+    kept = [getattr(cls, name) for cls, name in parts]
+    hooks = Run._on_site
+    try:
+        for (cls, name), function in zip(parts, kept, strict=True):
+            setattr(cls, name, timed(function))
+        Run._on_site = lambda run, site: timed(hooks(run, site))
+        yield spent
+    finally:
+        Run._on_site = hooks
+        for (cls, name), function in zip(parts, kept, strict=True):
+            setattr(cls, name, function)
+
+
+def share_rows(
+    split: str, runs: Mapping[str, Callable[[], object]], rounds: int
+) -> Iterator[Result]:
+    """What steering's own code takes, relative to the rest of the run that it is part of."""
+    for name, run in runs.items():
+        shares: list[float] = []
+        for _ in range(rounds):
+            with clocked() as spent:
+                began = time.perf_counter()
+                run()
+                whole = time.perf_counter() - began
+            shares.append(sum(spent) / (whole - sum(spent)))
+        if any(shares):
+            yield median_row(name, split, "share", shares)
+
+
 def memory_rows(split: str, used: Mapping[str, int]) -> Iterator[Result]:
     for method, peak in used.items():
         if method != "none":
@@ -236,6 +290,8 @@ def our_rows(model: HFModel, shape: Shape, given: argparse.Namespace) -> Iterato
         runs = {name: partial(written, enter) for name, enter in made.items()}
         seconds = interleaved(runs, given.rounds, device=given.device)
         yield from time_rows(split, seconds, batch * shape.new)
+        if not given.device.startswith("cuda"):
+            yield from share_rows(split, runs, max(2, given.rounds // 2))
         if given.device.startswith("cuda") or not given.compile:
             yield from memory_rows(split, peaks(runs, device=given.device))
 

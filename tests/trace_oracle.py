@@ -34,6 +34,9 @@ class Talk:
     vector: Sequence[float] = ()
 
 
+ROUNDING = 1e-5
+
+
 @dataclass
 class Sums:
     """What a steerer did to one request at one site."""
@@ -43,6 +46,7 @@ class Sums:
     strength: float = 0.0
     written: int = 0
     relative: float = 0.0
+    doubtful: int = 0  # edits so small that rounding decides whether anything changed
 
 
 def in_span(span: Span, talk: Talk) -> list[bool]:
@@ -220,8 +224,9 @@ def steered_at(
             now = [b + share * c for b, c in zip(before, change, strict=True)]
         for name, value in relative.items():
             sums[name].relative += share * value
-            sums[name].written += value > 0
-        made.append(now if any(relative.values()) else None)
+            sums[name].written += value > ROUNDING
+            sums[name].doubtful += value <= ROUNDING
+        made.append(now if relative else None)
     return made, sums
 
 

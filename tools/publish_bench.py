@@ -23,8 +23,10 @@ def cell(row: Result | None) -> str:
         return ""
     if row.metric == "added_memory":
         return f"{row.value / 1024:.0f}"
-    digits = 1 if row.metric == "tokens_per_second" else 3
-    return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+    digits = {"tokens_per_second": 1, "share": 2}.get(row.metric, 3)
+    shown = (100 * n if row.metric == "share" else n for n in (row.value, row.low, row.high))
+    value, low, high = (f"{n:.{digits}f}" for n in shown)
+    return f"{value} [{low}, {high}]"
 
 
 def grid(results: Results, metric: str) -> str:
@@ -63,6 +65,7 @@ def block(results: Results) -> str:
     titles = {
         "tokens_per_second": "Tokens per second, all rows together",
         "ratio": "Time, relative to the unsteered model",
+        "share": "Time inside steering's own code, relative to the rest of the run, percent",
         "ratio_to_one": "32 policies in a batch, relative to one",
         "added_memory": "Added memory, KiB",
     }

@@ -198,22 +198,25 @@ def compare(plans, unsteered, seen, made) -> list[dict[str, dict[Site, lists.Sum
 
 
 def added(by_site: dict[Site, lists.Sums]) -> lists.Sums:
-    keys = ("scope", "gate", "strength", "written", "relative")
+    keys = ("scope", "gate", "strength", "written", "relative", "doubtful")
     return lists.Sums(*(sum(getattr(s, k) for s in by_site.values()) for k in keys))
 
 
 def compare_trace(trace, by_site) -> None:
     total = added(by_site)
-    assert (trace.tokens_in_scope, trace.tokens_written) == (total.scope, total.written)
+    assert trace.tokens_in_scope == total.scope
+    assert total.written <= trace.tokens_written <= total.written + total.doubtful
     if total.scope == 0:
         assert "left" in trace.reason or "leaves out" in trace.reason
         return
-    assert trace.written_at == {str(site): one.written for site, one in by_site.items()}
+    for site, one in by_site.items():
+        assert one.written <= trace.written_at[str(site)] <= one.written + one.doubtful
     assert trace.gate == pytest.approx(total.gate / total.scope, rel=1e-3)
     assert trace.strength == pytest.approx(total.strength / total.scope, rel=1e-3)
-    mean = total.relative / total.written if total.written else 0.0
-    assert trace.relative_norm == pytest.approx(mean, rel=1e-3)
-    assert bool(trace.reason) == (total.written == 0)
+    written = trace.tokens_written
+    mean = total.relative / written if written else 0.0
+    assert trace.relative_norm == pytest.approx(mean, rel=1e-3, abs=1e-5)
+    assert bool(trace.reason) == (written == 0)
 
 
 READS = st.builds(
