@@ -14,9 +14,11 @@ DEFAULT := not slow and not gpu and not network
 FULL := not gpu and not network
 # Shapes and types of every call are checked while testing. The checks and torch.compile exclude
 # each other (pytorch/pytorch#122093), so tests/compile runs by itself, without them.
+# So does tests/mistakes, where the checks would speak before our own messages.
 # The command line is left out: typer reads its annotations in a way of its own.
 CHECKED := $(shell echo core gates synthesizers selectors operators data models world evals backends \
     methods experiments | sed 's/[a-z]*/steersman.&/g; s/ /,/g')
+UNCHECKED := tests/compile tests/mistakes
 HOOK := --jaxtyping-packages=$(CHECKED),typecheck.check
 
 .PHONY: help env demo test test-full check format bench clean
@@ -44,12 +46,12 @@ demo: env
 	$(BIN)/steersman demo --out runs/demo
 
 test: env
-	$(PYTEST) -m "$(DEFAULT)" --ignore=tests/compile $(HOOK)
-	$(if $(wildcard tests/compile),$(PYTEST) -m "$(DEFAULT)" tests/compile)
+	$(PYTEST) -m "$(DEFAULT)" $(UNCHECKED:%=--ignore=%) $(HOOK)
+	$(PYTEST) -m "$(DEFAULT)" $(UNCHECKED)
 
 test-full: env
-	$(PYTEST) -m "$(FULL)" --ignore=tests/compile $(HOOK)
-	$(if $(wildcard tests/compile),$(PYTEST) -m "$(FULL)" tests/compile)
+	$(PYTEST) -m "$(FULL)" $(UNCHECKED:%=--ignore=%) $(HOOK)
+	$(PYTEST) -m "$(FULL)" $(UNCHECKED)
 
 check: env
 	$(BIN)/ruff format --check

@@ -133,7 +133,7 @@ def test_graphs_that_were_recorded_before_are_refused(monkeypatch, graphs, refus
     name = "_cached_continuous_batching_manager"
     monkeypatch.setattr(MODEL.model, name, kept, raising=False)
     told = pytest.raises(ModelError, match="replays CUDA graphs") if refused else nullcontext()
-    with told, MODEL.steer(STATIC, threads="all"):
-        pass
+    with told, MODEL.steer(STATIC, threads="all"), torch.no_grad():
+        MODEL.model(torch.tensor([[9, 10, 11]]))
     with MODEL.steer(STATIC):  # calls of this thread replay nothing
         pass

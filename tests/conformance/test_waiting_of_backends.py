@@ -12,6 +12,7 @@ from transformers import DynamicCache, StaticCache
 from conformance.cases import CASES, COMPOSED, PROMPTS, Case
 from conformance.engine import weights
 from conformance.waiting import Waits
+from steersman.backends import caches
 from steersman.backends.hf import HFModel
 
 
@@ -61,7 +62,8 @@ def steered(model: HFModel, case: Case):
 
 @each_case
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
-def test_a_step_waits_as_often_as_it_does_unsteered(case, kind):
+def test_a_step_waits_as_often_as_it_does_unsteered(case, kind, monkeypatch):
+    monkeypatch.setattr(caches, "at_hand", lambda _value: False)  # as it is on a device
     model, plain, waits = weights(), Waits(), Waits()
     without = third_step(model, cache(kind, model), plain)
     with steered(model, case) as run:

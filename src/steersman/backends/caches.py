@@ -52,11 +52,15 @@ def columns_held(cache: object, *, known: int | None = None) -> int:
             return known
         return int(cache.has_previous_state())  # type: ignore[attr-defined]
     if isinstance(held, Tensor):
-        there = held.device.type == "cpu"  # else asking would wait for the device
-        return int(held) if there or known is None else known
+        return int(held) if known is None or at_hand(held) else known
     if held == 0:  # the first layer may be a recurrent one, whose cache stays empty
         held = max((_length(layer) for layer in getattr(cache, "layers", ())), default=0)
     return held
+
+
+def at_hand(value: Tensor) -> bool:
+    """Whether its numbers can be read without waiting for a device."""
+    return value.device.type == "cpu"
 
 
 def _length(layer: object) -> int:
