@@ -28,6 +28,7 @@ from steersman.backends.entered import (
 )
 from steersman.backends.layout import (
     BARE,
+    Layout,
     Rules,
     first_offset,
     last_wanted,
@@ -142,13 +143,16 @@ class Run:
         Raises:
             NotSteeredError: one was not, or the model ran in other threads only.
         """
+        self._check_past()
         if self._last is not None:
-            self._past.append(self._last.ledger())
+            self._last.ledger().check()
+        elif self.policies:
+            refuse_idle(self.threads, self._elsewhere)
+
+    def _check_past(self) -> None:
         for ledger in self._past:
             ledger.check()
         self._past.clear()
-        if self._last is None and self.policies:
-            refuse_idle(self.threads, self._elsewhere)
 
     def _on_pass(
         self,
@@ -253,7 +257,7 @@ class Run:
             follow_beams(cache_in(inputs), self, walk.reorder)
         self._due(desk, prompt=True, begins=True)
         if any(self.probed):
-            self._probe(desk, inputs, walk)
+            self._probe(desk, inputs, layout, walk.repeats)
         desk.layout = layout
         return walk
 
@@ -262,14 +266,13 @@ class Run:
             self._on_device[device] = [p.to(device) for p in self.policies]
         dtype = next(p.dtype for p in self.edge.root.parameters() if p.is_floating_point())
         like = torch.empty(0, self.edge.blocks.d_model, dtype=dtype, device=device)
-        policies = self._on_device[device]
-        return Walk(self.plans, self.policies, policies, repeats=repeats, like=like)
+        return Walk(self.plans, self.policies, self._on_device[device], repeats=repeats, like=like)
 
     def _remember(self, begun: Walk | Courses) -> None:
         if self._last is not None:
             self._past.append(self._last.ledger())
         if len(self._past) >= 64:
-            self.verify()
+            self._check_past()
         self._last = begun
 
     def _pack(self, desk: Desk, inputs: dict[str, object]) -> Walk:
@@ -313,6 +316,8 @@ class Run:
     def _due(self, desk: Desk, *, prompt: bool, begins: bool = False) -> None:
         """Notes who reads in this pass: prompts are read once, generated tokens if asked."""
         desk.due = {}
+        if not prompt and not self.rereads:
+            return
         for i, policy in enumerate(self.policies):
             for name, steerer in policy.steerers.items():
                 again = any(read.every for read in steerer.reads)
@@ -320,7 +325,7 @@ class Run:
                     for site in {read.site for read in steerer.reads}:
                         desk.due.setdefault(site, []).append((i, name))
 
-    def _probe(self, desk: Desk, inputs: dict[str, object], walk: Walk) -> None:
+    def _probe(self, desk: Desk, inputs: dict[str, object], layout: Layout, repeats: int) -> None:
         """Passes that only read, stopped behind the deepest read, before anything is written.
 
         Reads before a generation prompt that the template does not just append need a pass of
@@ -335,11 +340,10 @@ class Run:
                 "renders it."
             )
         keep = without_cache(inputs)
-        repeats = walk.repeats
-        passes = [(self.edge.suffix, keep)] if len(apart) < len(reads) else []
+        passes = [(layout, keep)] if len(apart) < len(reads) else []
         if apart and self.given.bare is not None:
             bare = {k: v.repeat_interleave(repeats, 0) for k, v in self.given.bare.items()}
-            passes.append((BARE, dict[str, object](bare)))
+            passes.append((lay_out(bare, self._rules(BARE))[0], dict[str, object](bare)))
         desk.due = {}
         for i, names in enumerate(self.probed):
             for name in names:
@@ -349,11 +353,7 @@ class Run:
                         due.append((i, name))
         desk.probing = True
         try:
-            for suffix, wanted in passes:
-                if suffix == BARE:
-                    desk.layout, _ = lay_out(wanted, self._rules(BARE))
-                else:
-                    desk.layout, _ = self._first(inputs, repeats)
+            for desk.layout, wanted in passes:
                 with only(self), suppress(Stop), torch.no_grad():
                     self.edge.root(**{**wanted, "use_cache": False})
         finally:

@@ -105,10 +105,7 @@ class Layout:
 
     def put(self, h: Tensor, changed: Tensor) -> Tensor:
         """`h` with the tokens of this layout changed; `h` itself stays as it is."""
-        if self.index is None:
-            return changed.reshape(h.shape)
-        flat = h.reshape(-1, h.shape[-1])
-        return flat.index_copy(0, self.index, changed).reshape(h.shape)
+        return put_back(h, self.index, changed)
 
     def behind(self, start: int | None) -> "Layout":
         """Only as many last tokens of each row as have an offset of `start` or more."""
@@ -315,6 +312,14 @@ def _spans(
         ends = (ids == span.end) & before
         inside[span], left_open[span] = (now | ends) & real, now
     return inside, left_open
+
+
+def put_back(h: Tensor, index: Int[Tensor, " t"] | None, changed: Tensor) -> Tensor:
+    """`h` with these tokens changed, all of them where there is no index."""
+    if index is None:
+        return changed.reshape(h.shape)
+    flat = h.reshape(-1, h.shape[-1])
+    return flat.index_copy(0, index, changed).reshape(h.shape)
 
 
 def without_cache(inputs: Mapping[str, object]) -> dict[str, object]:

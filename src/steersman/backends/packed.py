@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from steersman.backends.layout import put_back
 from steersman.core.types import Site, Tokens
 
 
@@ -59,10 +60,7 @@ class Packed:
 
     def put(self, h: Tensor, changed: Tensor) -> Tensor:
         """`h` with the tokens of this layout changed; `h` itself stays as it is."""
-        if self.index is None:
-            return changed.reshape(h.shape)
-        flat = h.reshape(-1, h.shape[-1])
-        return flat.index_copy(0, self.index, changed).reshape(h.shape)
+        return put_back(h, self.index, changed)
 
     def behind(self, start: int | None) -> "Packed":
         """Only tokens with an offset of `start` or more."""

@@ -66,7 +66,7 @@ class Walk:
         ]
         strength = [p.strength for p in plans for _ in range(repeats)]
         self.deal: Deal = deal(policies, [*owner, -1], [*strength, 0.0], device=like.device)
-        given = [self._vectors(i, policy, like) for i, policy in enumerate(originals)]
+        given = [self._vectors(policy, like) for policy in originals]
         self.state: DealState = self.deal.init(like, given)
         self.tally = Tally(len(owner) + 1, like.device)
         self.place: Place | None = None
@@ -75,7 +75,7 @@ class Walk:
         self._work: dict[Site, tuple[Work, bool]] = {}
         self._pending: tuple[object, int] | None = None  # the cache lives until it is settled
 
-    def _vectors(self, i: int, policy: Policy, like: Tensor) -> dict[str, Tensor]:
+    def _vectors(self, policy: Policy, like: Tensor) -> dict[str, Tensor]:
         takes = [n for n, s in policy.steerers.items() if s.synthesizer.needs_vector]
         mine = [p for p in self.plans if p.policy is policy]
         for plan in mine:
