@@ -1,8 +1,8 @@
 """Transformers: capture, generate, and `with model.steer(policy):` around the user's own calls."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from steersman.backends.edge import Edge, Given, Stop
-from steersman.backends.entered import Threads, applies, only
+from steersman.backends.capture import Capture
+from steersman.backends.edge import Edge, Given
+from steersman.backends.engine import Piece, Reading, gathered, gathered_answers
+from steersman.backends.entered import Threads, only
 from steersman.backends.hf_runtime import Run
 from steersman.backends.paged import refuse_recorded
-from steersman.backends.reading import check_span, reduced
-from steersman.backends.taps import attach
+from steersman.backends.passes import Passes
 from steersman.backends.walk import Plan, plans_for
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.fit_check import check_width
@@ -29,9 +30,11 @@ from steersman.models.chat import Batch, Chat
 from steersman.models.fingerprint import fingerprint
 from steersman.models.head import Head, find_head
 from steersman.models.image_tokens import image_token, needs_image
-from steersman.models.load import load_pretrained
+from steersman.models.load import DeviceMap, MaxMemory, Placement, Shared, load_pretrained
 from steersman.models.offloaded import runs_on
 from steersman.models.wrapped import takes_positions, unwrapped, with_head
+
+TOKEN_BUDGET = 4096
 
 
 class HFModel:
@@ -41,8 +44,9 @@ class HFModel:
         model: a transformers model, also one that is wrapped (by PEFT, by torch.compile).
         processor: the model's processor, or its tokenizer if it reads text only.
         id: how artifacts name the model.
-        batch_size: prompts that run together at most; one at a time where padding would change
-            what the model makes of the tokens behind it (`Blocks.padding_disturbs`).
+        batch_size: prompts that generate together at most; one at a time where padding would
+            change what the model makes of the tokens behind it (`Blocks.padding_disturbs`).
+        token_budget: tokens that `capture` runs in one pass; halved when memory runs out.
         blocks: path of the list of decoder blocks, where structure alone does not tell it.
 
     Raises:
@@ -56,6 +60,7 @@ class HFModel:
         *,
         id: str | None = None,
         batch_size: int = 64,
+        token_budget: int = TOKEN_BUDGET,
         blocks: str | None = None,
     ) -> None:
         if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
@@ -74,6 +79,16 @@ class HFModel:
         self._head: Head | None = None
         self._fitting: WeakSet[Policy] = WeakSet()  # policies that were found to fit
         self._lock = threading.RLock()
+        passes = Passes(
+            model,
+            self.blocks,
+            self.chat,
+            places=self._places,
+            device=lambda: self._device,
+            budget=token_budget,
+            lock=self._lock,
+        )
+        self._capture = Capture(passes, image_token(model.config))
         self.spec = ModelSpec(
             id=id or model.name_or_path or type(model).__name__,
             architecture=type(model).__name__,
@@ -95,52 +110,47 @@ class HFModel:
         Raises:
             RecipeError: the model has no such site, or a span has no tokens.
         """
-        self.spec.check(sites, "capture")
-        width = self.spec.d_model
-        rows = {site: torch.zeros(len(prompts), width) for site in sites}
-        if not rows:
-            return Activations(rows)
-
-        def reduce(states: Tensor, batch: Batch) -> Tensor:
-            return reduced(states, batch, position)
-
-        for chunk in self._chunks(prompts):
-            batch = self._encode([prompts[i] for i in chunk])
-            check_span(batch, position)
-            for site, states in self._states(batch, tuple(rows), reduce).items():
-                if states.shape[1] != rows[site].shape[1]:  # heads side by side may be wider
-                    rows[site] = torch.zeros(len(prompts), states.shape[1])
-                rows[site][chunk] = states.cpu()
-        return Activations(rows)
+        reading = Reading(tuple(dict.fromkeys(sites)), position)
+        pieces = self.read(prompts, self.windows(prompts), reading) if sites else ()
+        return gathered(pieces, len(prompts), reading.sites, self.spec.d_model)
 
     def answer_states(self, prompts: Sequence[Prompt]) -> AnswerStates:
-        """The `head_in` states that predict each token of the forced completions.
+        """The `head_in` states that predict each token of the forced completions, by prompt.
 
-        A prompt with `close_turn` is made to end its turn too. Rows come in no particular order.
+        A prompt with `close_turn` is made to end its turn too.
 
         Raises:
             RecipeError: a prompt forces no completion.
         """
         site = Site(self.spec.num_layers - 1, "head_in")
-        states, tokens, rows = [], [], []
-        for chunk in self._chunks(prompts):
-            batch = self._encode([prompts[i] for i in chunk])
-            check_span(batch, Position("completion"))
-            width = batch.inputs["input_ids"].shape[1]
-            said = torch.arange(width)[None] >= width - batch.completion_length[:, None]
-            before = torch.roll(said, -1, dims=1)  # the token before each one that is said
-            before[:, -1] = False
+        pieces = self.read(prompts, self.windows(prompts), Reading((site,), None))
+        return gathered_answers(pieces, site, self.spec.d_model)
 
-            def pick(h: Tensor, _batch: Batch, chosen: Tensor = before) -> Tensor:
-                return h[chosen.to(h.device)].float()
+    def windows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """As `Engine.windows`."""
+        return self._capture.windows(prompts)
 
-            states.append(self._states(batch, (site,), pick)[site].cpu())
-            tokens.append(batch.inputs["input_ids"].cpu()[said])
-            rows.append(torch.tensor(chunk)[said.nonzero()[:, 0]])
-        if not states:
-            none = torch.zeros(0, dtype=torch.long)
-            return AnswerStates(torch.zeros(0, self.spec.d_model), none, none)
-        return AnswerStates(torch.cat(states), torch.cat(tokens), torch.cat(rows))
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        windows: Iterable[Sequence[int]],
+        reading: Reading,
+        known: Collection[int] = (),
+    ) -> Iterator[Piece]:
+        """As `Engine.read`: what prompts have in common is run once."""
+        self.spec.check(reading.sites, "capture")
+        yield from self._capture.read(prompts, windows, reading, known)
+
+    @property
+    def numerics(self) -> str:
+        """As `Engine.numerics`."""
+        how = getattr(self.model.config, "_attn_implementation", None)
+        return f"{self.model.dtype}, {how}".removeprefix("torch.")
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """As `Engine.notes`."""
+        return tuple(self._capture.notes)
 
     def logits(self, states: Tensor) -> Tensor:
         """What the output head makes of `head_in` states `(t, d)`, in float32.
@@ -344,47 +354,33 @@ class HFModel:
             for start in range(0, len(picked), self.batch_size):
                 yield picked[start : start + self.batch_size]
 
-    def _states(
-        self, batch: Batch, sites: Sequence[Site], reduce: Callable[[Tensor, Batch], Tensor]
-    ) -> dict[Site, Tensor]:
-        found: dict[Site, Tensor] = {}
-        deepest, mine = max(sites, key=lambda site: site.depth), object()
-
-        def keep(site: Site):
-            def act(h: Tensor) -> None:
-                if not applies(mine, "own"):
-                    return  # another thread's call
-                found[site] = reduce(h, batch)
-                if site == deepest:
-                    raise Stop
-
-            return act
-
-        with self._lock, only(mine), ExitStack() as handles, torch.no_grad():
-            for site in sites:
-                handles.callback(attach(self.blocks, site, keep(site)).remove)
-            with suppress(Stop):
-                self.model(**self._placed(batch.inputs), use_cache=False)
-        if missing := [site for site in sites if site not in found]:
-            raise ModelError(
-                f"{', '.join(str(site) for site in missing)} did not run for these prompts: this "
-                f"block of {self.spec.architecture} may look at images only. Give prompts with "
-                "images, or choose another layer."
-            )
-        return found
-
 
 def load(
     source: str | Path,
     *,
-    device: str = "cpu",
+    device: str | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
+    offload_folder: str | Path | None = None,
+    tp: Shared | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
 ) -> HFModel:
     """A model by path or hub id, or "bundled" for the one that comes with the package.
 
+    Args:
+        device: where all of it goes; "cpu" if neither this nor `device_map` nor `tp` is given.
+        device_map: spreads it over devices, the CPU and the disk: "auto", "balanced",
+            "sequential", or a device for each module.
+        max_memory: what `device_map` may use of each device: {0: "20GiB", "cpu": "60GiB"}.
+        offload_folder: where `device_map` may write weights that are not stored as they are used.
+        tp: "auto" shares it among the processes that torchrun started; each makes the same calls.
+
     Raises:
         ModelError: it cannot be loaded; says why.
+        RecipeError: settings of the placement exclude each other.
+        MissingExtraError: `device_map` or `tp` is given and accelerate is not installed.
     """
-    loaded = load_pretrained(str(source), device=device, dtype=dtype)
+    where = Placement(device, device_map, max_memory, offload_folder, tp)
+    loaded = load_pretrained(str(source), where=where, dtype=dtype)
     return HFModel(loaded.model, loaded.processor, id=loaded.id, batch_size=batch_size)

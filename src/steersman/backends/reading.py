@@ -1,37 +1,112 @@
-"""Reduces the states of a padded batch to what `capture` was asked for."""
+"""Which tokens of a prompt are read, and how the states of its parts become one row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steersman.core.errors import RecipeError
-from steersman.core.types import Position
-from steersman.models.chat import Batch
+from steersman.core.types import Position, Site
+
+How = Literal["last", "mean", "each"]
 
 
-def _span(batch: Batch, position: Position) -> tuple[Tensor, Tensor]:
-    """Tokens of the span, and tokens behind it, of each row."""
-    if position.span == "prompt":
-        return batch.prompt_length, batch.completion_length
-    return batch.completion_length, torch.zeros_like(batch.completion_length)
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The tokens of one prompt that are read: from `start` to `stop`, not included."""
+
+    start: int
+    stop: int
+
+    def within(self, start: int, stop: int) -> "Interval":
+        """The part of it between two tokens; empty if its stop is not behind its start."""
+        return Interval(max(self.start, start), min(self.stop, stop))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
 
 
-def check_span(batch: Batch, position: Position) -> None:
-    length, _ = _span(batch, position)
-    if int((length - position.skip_last).min()) < 1:
+def interval(position: Position | None, prompt_length: int, length: int) -> Interval:
+    """What is read of a prompt with so many tokens, `length` with its completion.
+
+    Args:
+        position: None reads every token that a completion's token is predicted from.
+
+    Raises:
+        RecipeError: there is no such token.
+    """
+    span, skip = ("completion", 0) if position is None else (position.span, position.skip_last)
+    start, stop = (0, prompt_length) if span == "prompt" else (prompt_length, length)
+    stop -= skip
+    if stop - start < 1:
         raise RecipeError(
-            f"capture reads the {position.span}, and a prompt has no token there (skip_last is "
-            f"{position.skip_last}). Give a completion, or skip fewer tokens."
+            f"capture reads the {span}, and a prompt has no token there (skip_last is {skip}). "
+            "Give a completion, or skip fewer tokens."
+        )
+    if position is None:
+        return Interval(start - 1, stop - 1)
+    return Interval(stop - 1, stop) if position.reduce == "last" else Interval(start, stop)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Stretches of tokens in one forward pass, and which prompts they belong to.
+
+    Attributes:
+        row, column: of every token that is read, stretch by stretch.
+        lengths: tokens of each stretch.
+        prompts: by stretch, the prompts that share it.
+    """
+
+    row: Int[Tensor, " k"]
+    column: Int[Tensor, " k"]
+    lengths: Int[Tensor, " n"]
+    prompts: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[int, int, int, tuple[int, ...]]]) -> "Segments":
+        """From row, first column, length and prompts of each stretch."""
+        rows = torch.tensor([row for row, _, _, _ in found], dtype=torch.long)
+        lengths = torch.tensor([num for _, _, num, _ in found], dtype=torch.long)
+        columns = [torch.arange(start, start + num) for _, start, num, _ in found]
+        return cls(
+            rows.repeat_interleave(lengths),
+            torch.cat(columns) if columns else rows,
+            lengths,
+            tuple(prompts for *_, prompts in found),
         )
 
+    def read(self, h: Float[Tensor, "b s d"], how: How) -> Float[Tensor, "n d"]:
+        """The states of all stretches in float32, on the CPU; sums over each for a mean."""
+        picked = h[self.row.to(h.device), self.column.to(h.device)].float()
+        if how == "mean":
+            picked = torch.segment_reduce(picked, "sum", lengths=self.lengths.to(h.device))
+        return picked.cpu()
 
-def reduced(states: Tensor, batch: Batch, position: Position) -> Tensor:
-    """`(b, s, d)` to `(b, d)`: the last token of a span, or its mean; padding is on the left."""
-    length, behind = _span(batch, position)
-    width = states.shape[1]
-    end = (width - behind - position.skip_last).to(states.device)  # first column behind the span
-    start = (width - behind - length).to(states.device)
-    if position.reduce == "last":
-        return states[torch.arange(len(states), device=states.device), end - 1].float()
-    column = torch.arange(width, device=states.device)[None]
-    inside = ((column >= start[:, None]) & (column < end[:, None])).float()
-    return (states.float() * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
+
+@dataclass
+class Parts:
+    """What was read so far of prompts that are not complete."""
+
+    how: How
+    states: dict[int, dict[Site, list[Tensor]]] = field(default_factory=dict)
+
+    def add(self, segments: Segments, site: Site, read: Float[Tensor, "n d"]) -> None:
+        sizes = [1] * len(segments.prompts) if self.how == "mean" else segments.lengths.tolist()
+        for prompts, part in zip(segments.prompts, read.split(sizes), strict=True):
+            for prompt in prompts:
+                self.states.setdefault(prompt, {}).setdefault(site, []).append(part)
+
+    def take(self, prompts: Sequence[int], site: Site, num: Sequence[int]) -> Float[Tensor, "t d"]:
+        """The rows of complete prompts.
+
+        Args:
+            num: tokens that were read of each.
+        """
+        whole = [torch.cat(self.states[prompt][site]) for prompt in prompts]
+        if self.how == "mean":
+            whole = [w.sum(0, keepdim=True) / n for w, n in zip(whole, num, strict=True)]
+        return torch.cat(whole)

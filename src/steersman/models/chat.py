@@ -1,7 +1,8 @@
 """Prompts to tokens: chat template, images, forced completions, left padding."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -38,6 +39,23 @@ class Batch:
     inputs: dict[str, Tensor]
     prompt_length: Int[Tensor, " b"]
     completion_length: Int[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Prompts as tokens, without padding.
+
+    Attributes:
+        rows: the per-token inputs of each prompt, its completion included.
+        prompt_length: tokens of each prompt, its completion not counted.
+        images: the inputs that belong to the images of the prompts `processed`, in their order.
+        processed: indices of the prompts that the processor saw.
+    """
+
+    rows: list[Row]
+    prompt_length: list[int]
+    images: dict[str, Tensor]
+    processed: list[int]
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,25 @@ class Chat:
                 them.
             ModelError: the processor refuses a prompt.
         """
+        made = self.rows(prompts)
+        lengths = torch.tensor([len(row["input_ids"]) for row in made.rows])
+        prompts_only = torch.tensor(made.prompt_length)
+        return Batch(
+            {**self.padded(made.rows), **made.images}, prompts_only, lengths - prompts_only
+        )
+
+    def rows(self, prompts: Sequence[Prompt], same: Sequence[Hashable] | None = None) -> Encoded:
+        """The tokens of all prompts. Either all of them have images, or none has.
+
+        Args:
+            same: equal for prompts with equal images; prompts with equal text, too, are then
+                processed once.
+
+        Raises:
+            RecipeError: images were given to a model that takes none, or none to one that needs
+                them.
+            ModelError: the processor refuses a prompt.
+        """
         has_images = [bool(p.images) for p in prompts]
         assert all(has_images) or not any(has_images), "batches with and without images are apart"
         if has_images[0] and not self.takes_images:
@@ -136,7 +173,13 @@ class Chat:
                 "A prompt has several images, but this model reads one, in front of the text. Give "
                 "one to each prompt."
             )
-        rows, extra, answer_type = self._process(prompts)
+        texts = [self.text(p) for p in prompts]
+        keys = [*zip(texts, same, strict=True)] if same is not None else [*range(len(prompts))]
+        processed = {key: i for i, key in reversed([*enumerate(keys)])}
+        firsts = sorted(processed.values())
+        place = {keys[i]: n for n, i in enumerate(firsts)}
+        once, extra, answer_type = self._process([prompts[i] for i in firsts])
+        rows = [once[place[key]] for key in keys]
         prompt_length = [len(row["input_ids"]) for row in rows]
         if any(p.close_turn and p.completion is not None for p in prompts):
             opened = [replace(p, completion=None, close_turn=False) for p in prompts]
@@ -148,9 +191,7 @@ class Chat:
             if prompt.completion is not None and not prompt.close_turn:
                 forced = self._tokenize(prompt.completion, special=False)
                 rows[i] = _continued(rows[i], torch.tensor(forced, dtype=torch.long), answer_type)
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        prompts_only = torch.tensor(prompt_length)
-        return Batch({**self._padded(rows), **extra}, prompts_only, lengths - prompts_only)
+        return Encoded(rows, prompt_length, extra, firsts)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated tokens, special ones left out."""
@@ -210,14 +251,17 @@ class Chat:
         others = {n: made[n] for n in made if n not in PER_TOKEN and n != FOR_TRAINING}
         return rows, others, int(FOR_TRAINING in made)
 
-    def _padded(self, rows: list[Row]) -> dict[str, Tensor]:
+    def padded(
+        self, rows: Sequence[Row], side: Literal["left", "right"] = "left"
+    ) -> dict[str, Tensor]:
+        """Rows as one batch."""
         fill = {"input_ids": self.tokenizer.pad_token_id or 0}
         return {
             name: pad_sequence(
                 [row[name] for row in rows],
                 batch_first=True,
                 padding_value=fill.get(name, 0),
-                padding_side="left",
+                padding_side=side,
             )
             for name in rows[0]
         }
