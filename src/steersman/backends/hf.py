@@ -19,6 +19,7 @@ from steersman.backends.entered import Threads, only
 from steersman.backends.hf_runtime import Run
 from steersman.backends.paged import refuse_recorded
 from steersman.backends.passes import Passes
+from steersman.backends.proof import Proof
 from steersman.backends.walk import Plan, plans_for
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.fit_check import check_width
@@ -88,7 +89,7 @@ class HFModel:
             budget=token_budget,
             lock=self._lock,
         )
-        self._capture = Capture(passes, image_token(model.config))
+        self._capture = Capture(passes, Proof(passes, image_token(model.config)))
         self.spec = ModelSpec(
             id=id or model.name_or_path or type(model).__name__,
             architecture=type(model).__name__,
@@ -150,7 +151,7 @@ class HFModel:
     @property
     def notes(self) -> Sequence[str]:
         """As `Engine.notes`."""
-        return tuple(self._capture.notes)
+        return tuple(self._capture.proof.notes)
 
     def logits(self, states: Tensor) -> Tensor:
         """What the output head makes of `head_in` states `(t, d)`, in float32.

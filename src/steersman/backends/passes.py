@@ -16,7 +16,7 @@ from steersman.backends.edge import Stop
 from steersman.backends.engine import Piece, Reading
 from steersman.backends.entered import applies, only
 from steersman.backends.forest import Node, batches
-from steersman.backends.reading import How, Interval, Parts, Segments
+from steersman.backends.reading import How, Interval, Parts, Segments, interval
 from steersman.backends.taps import attach
 from steersman.core.errors import ModelError
 from steersman.core.types import Prompt, Site
@@ -42,6 +42,25 @@ class Window:
     parts: Parts
     known: Collection[int] = ()
     spent: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[Prompt],
+        encoded: Encoded,
+        reading: Reading,
+        known: Collection[int] = (),
+    ) -> "Window":
+        """Nothing of it read yet.
+
+        Raises:
+            RecipeError: a span has no tokens.
+        """
+        intervals = [
+            interval(reading.position, num, len(row["input_ids"]))
+            for num, row in zip(encoded.prompt_length, encoded.rows, strict=True)
+        ]
+        return cls(prompts, encoded, reading, intervals, Parts(how_of(reading)), known)
 
     @property
     def has_images(self) -> bool:

@@ -50,12 +50,14 @@ class Encoded:
         prompt_length: tokens of each prompt, its completion not counted.
         images: the inputs that belong to the images of the prompts `processed`, in their order.
         processed: indices of the prompts that the processor saw.
+        answer_type: the type of an answer's tokens, in models that tell types apart.
     """
 
     rows: list[Row]
     prompt_length: list[int]
     images: dict[str, Tensor]
     processed: list[int]
+    answer_type: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,8 @@ class Chat:
         for i, prompt in enumerate(prompts):
             if prompt.completion is not None and not prompt.close_turn:
                 forced = self._tokenize(prompt.completion, special=False)
-                rows[i] = _continued(rows[i], torch.tensor(forced, dtype=torch.long), answer_type)
-        return Encoded(rows, prompt_length, extra, firsts)
+                rows[i] = continued(rows[i], torch.tensor(forced, dtype=torch.long), answer_type)
+        return Encoded(rows, prompt_length, extra, firsts, answer_type)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated tokens, special ones left out."""
@@ -267,7 +269,7 @@ class Chat:
         }
 
 
-def _continued(row: Row, forced: Int[Tensor, " n"], answer_type: int) -> Row:
+def continued(row: Row, forced: Int[Tensor, " n"], answer_type: int) -> Row:
     """The row with tokens of the answer behind it, which look at the images that its end saw."""
     behind: Row = {"input_ids": forced, "attention_mask": torch.ones_like(forced)}
     behind["token_type_ids"] = torch.full_like(forced, answer_type)

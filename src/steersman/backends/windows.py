@@ -1,0 +1,79 @@
+"""Which prompts are read together, and what tells their tokens apart."""
+
+from collections.abc import Hashable, Iterator, Sequence
+
+from PIL.Image import Image
+
+from steersman.backends.forest import TokenRow
+from steersman.core.types import Prompt
+from steersman.data.images import image_hash
+from steersman.models.chat import Encoded
+
+WINDOW = 1024  # prompts that are encoded and sorted together
+Pictures = tuple[str, ...]
+"""The hashes of the images of a prompt."""
+
+
+def pictures_of(prompts: Sequence[Prompt]) -> list[Pictures]:
+    """The images of each prompt by content; an object that comes up again is hashed once."""
+    known: dict[int, str] = {}
+
+    def name(image: Image) -> str:
+        if id(image) not in known:
+            known[id(image)] = f"{image.mode} {image_hash(image)}"
+        return known[id(image)]
+
+    return [tuple(name(image) for image in prompt.images) for prompt in prompts]
+
+
+def windows(prompts: Sequence[Prompt], indices: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Prompts that begin alike side by side, at most `WINDOW` of them and `most` sets of images."""
+    order: dict[Hashable, dict[Hashable, list[int]]] = {}
+    for prompt, images, i in zip(prompts, pictures_of(prompts), indices, strict=True):
+        alike = order.setdefault((images, prompt.system), {})
+        alike.setdefault((prompt.text, prompt.generation_prompt), []).append(i)
+    window: list[int] = []
+    seen: set[Hashable] = set()
+    for (images, _), texts in order.items():
+        for members in texts.values():
+            full = len(window) + len(members) > WINDOW or len({*seen, images}) > most
+            if window and full:
+                yield window
+                window, seen = [], set()
+            window = window + members
+            seen.add(images)
+            while len(window) > WINDOW:
+                yield window[:WINDOW]
+                window = window[WINDOW:]
+    if window:
+        yield window
+
+
+def token_rows(
+    prompts: Sequence[Prompt],
+    encoded: Encoded,
+    pictures: Sequence[Pictures],
+    image_token: int | None,
+) -> list[TokenRow]:
+    """The tokens of each prompt, with what it may have in common with others."""
+    groups: dict[Hashable, int] = {}
+    texts: dict[Hashable, int] = {}
+    made: list[TokenRow] = []
+    for i, prompt in enumerate(prompts):
+        ids = tuple(encoded.rows[i]["input_ids"].tolist())
+        group = (pictures[i], prompt.system)
+        text = (*group, prompt.text, prompt.generation_prompt)
+        whole = 1
+        if prompt.images:
+            # where nothing in the sequence stands for the image, it may be looked at by any token
+            inside = [n for n, token in enumerate(ids) if token == image_token]
+            whole = inside[-1] + 1 if inside else encoded.prompt_length[i]
+        made.append(
+            TokenRow(
+                ids,
+                prompt=texts.setdefault(text, len(texts)),
+                group=groups.setdefault(group, len(groups)),
+                whole=whole,
+            )
+        )
+    return made
