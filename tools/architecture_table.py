@@ -22,10 +22,11 @@ TABLES = ("text", "vision", "refused")
 
 def supported(architectures: Sequence[Architecture]) -> str:
     """One row per architecture, by name."""
-    lines = ["| architecture | class in transformers | points | notes |"]
-    lines += ["|:--|:--|:--|:--|"]
+    lines = ["| architecture | class in transformers | points | read once | notes |"]
+    lines += ["|:--|:--|:--|:--|:--|"]
     for a in sorted(architectures, key=lambda a: a.name.lower()):
-        lines.append(f"| {a.name} | `{a.model_class}` | {_points(a.points)} | {_shown(a.notes)} |")
+        cells = (f"`{a.model_class}`", _points(a.points), _shared(a.shares), _shown(a.notes))
+        lines.append(f"| {a.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -47,6 +48,11 @@ def _points(points: Sequence[str]) -> str:
     if len(missing) == 1:
         return f"all but `{missing[0]}`"
     return ", ".join(f"`{p}`" for p in POINTS if p in points)
+
+
+def _shared(kinds: Sequence[str]) -> str:
+    names = {"header": "images and system prompt", "completions": "prompt"}
+    return " and ".join(shown for kind, shown in names.items() if kind in kinds) or "nothing"
 
 
 def _shown(text: str) -> str:

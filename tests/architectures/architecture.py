@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from steersman.backends.forest import Kind
 from steersman.backends.hf import HFModel
 
 POINTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "attn_heads", "head_in")
@@ -20,6 +21,7 @@ class Architecture:
         image: whether it reads images.
         notes: what differs from the others, in one sentence; may be empty.
         text_alone: whether it reads prompts without an image.
+        shares: what prompts have in common that `capture` runs once.
     """
 
     name: str
@@ -29,3 +31,4 @@ class Architecture:
     image: bool = False
     notes: str = ""
     text_alone: bool = True
+    shares: tuple[Kind, ...] = ("completions", "header")

@@ -68,9 +68,19 @@ def _thawed(value):
     return [_thawed(v) for v in value] if isinstance(value, tuple) else value
 
 
-def text(name, model_class, config, *, points=POINTS, notes="", **fields) -> Architecture:
+def text(
+    name,
+    model_class,
+    config,
+    *,
+    points=POINTS,
+    notes="",
+    shares=("completions", "header"),
+    **fields,
+) -> Architecture:
     frozen = tuple((k, _frozen(v)) for k, v in {**config, **fields}.items())
-    return Architecture(name, model_class, partial(build, model_class, frozen), points, notes=notes)
+    made = partial(build, model_class, frozen)
+    return Architecture(name, model_class, made, points, notes=notes, shares=shares)
 
 
 TEXT: tuple[Architecture, ...] = (
@@ -94,21 +104,21 @@ TEXT: tuple[Architecture, ...] = (
     text("Falcon", "FalconForCausalLM", SMALL, notes=PARALLEL),
     text("Falcon 40B", "FalconForCausalLM", SMALL, new_decoder_architecture=True, num_kv_heads=2,
          notes="Both halves read the block's input, each through its own norm."),
-    text("Mamba", "MambaForCausalLM", SMALL, points=STREAM, state_size=8,
+    text("Mamba", "MambaForCausalLM", SMALL, shares=(), points=STREAM, state_size=8,
          notes=NO_HALVES),
-    text("Mamba 2", "Mamba2ForCausalLM", SMALL, points=STREAM, state_size=8, num_heads=8,
+    text("Mamba 2", "Mamba2ForCausalLM", SMALL, shares=(), points=STREAM, state_size=8, num_heads=8,
          head_dim=8, n_groups=2, chunk_size=8, notes=NO_HALVES),
-    text("Falcon Mamba", "FalconMambaForCausalLM", SMALL, points=STREAM, state_size=8,
+    text("Falcon Mamba", "FalconMambaForCausalLM", SMALL, shares=(), points=STREAM, state_size=8,
          notes=NO_HALVES),
-    text("Jamba", "JambaForCausalLM", GROUPED, points=(*STREAM, "mlp_out"), num_experts=4,
-         attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False, mamba_d_state=8,
-         notes=HYBRID),
+    text("Jamba", "JambaForCausalLM", GROUPED, shares=(), points=(*STREAM, "mlp_out"),
+         num_experts=4, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False,
+         mamba_d_state=8, notes=HYBRID),
     text("Bamba", "BambaForCausalLM", GROUPED, points=(*STREAM, "mlp_out"),
          attn_layer_indices=[1], **MAMBA2,
          notes=HYBRID),
-    text("RecurrentGemma", "RecurrentGemmaForCausalLM", GROUPED, points=(*STREAM, "mlp_out"),
-         block_types=["recurrent", "attention"], attention_window_size=64, lru_width=32,
-         notes=HYBRID + " " + ONE_BY_ONE),
+    text("RecurrentGemma", "RecurrentGemmaForCausalLM", GROUPED, shares=(),
+         points=(*STREAM, "mlp_out"), block_types=["recurrent", "attention"],
+         attention_window_size=64, lru_width=32, notes=HYBRID + " " + ONE_BY_ONE),
     text("LFM2", "Lfm2ForCausalLM", GROUPED, points=(*STREAM, "mlp_out"),
          layer_types=["conv", "full_attention", "conv"],
          notes=HYBRID),
@@ -186,7 +196,7 @@ TEXT: tuple[Architecture, ...] = (
          qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, first_k_dense_replace=1, **MOE),
     text("JetMoE", "JetMoeForCausalLM", GROUPED, num_local_experts=4, num_experts_per_tok=2,
          kv_channels=8, points=NO_HEADS, notes="Each head has its own experts: no attn_heads."),
-    text("MiniMax", "MiniMaxForCausalLM", HEADS8, points=STREAM, num_local_experts=4,
+    text("MiniMax", "MiniMaxForCausalLM", HEADS8, shares=(), points=STREAM, num_local_experts=4,
          num_experts_per_tok=2, block_size=8,
          layer_types=["linear_attention", "full_attention", "linear_attention"],
          notes="The stream itself is scaled in every block: no attn_out, attn_heads, mlp_out."),

@@ -7,6 +7,7 @@ import tiny
 from architectures import vision_builders as made
 from architectures import vision_codebooks
 from architectures.architecture import POINTS, Architecture
+from steersman.backends.forest import Kind
 from steersman.backends.hf import HFModel
 from steersman.core.requests import Request
 from steersman.core.steerer import Policy
@@ -23,10 +24,10 @@ def _sees(
     *,
     notes: str = "",
     text_alone: bool = True,
+    shares: tuple[Kind, ...] = ("completions", "header"),
 ) -> Architecture:
-    return Architecture(
-        name, f"{model_class}ForConditionalGeneration", build, points, True, notes, text_alone
-    )
+    full = f"{model_class}ForConditionalGeneration"
+    return Architecture(name, full, build, points, True, notes, text_alone, shares)
 
 
 VISION: tuple[Architecture, ...] = (
@@ -51,16 +52,16 @@ VISION: tuple[Architecture, ...] = (
     _sees("Gemma 3", "Gemma3", made.gemma3),
     _sees("InternVL", "InternVL", made.internvl),
     _sees(
-        "Llama 3.2 Vision", "Mllama", made.mllama,
+        "Llama 3.2 Vision", "Mllama", made.mllama, shares=("completions",),
         notes="Cross-attention blocks count as layers, have resid_pre and resid_post only, and do "
         "not run for text; no token is an image's.",
     ),
     _sees(
-        "PaliGemma", "PaliGemma", made.paligemma, text_alone=False,
+        "PaliGemma", "PaliGemma", made.paligemma, text_alone=False, shares=("completions",),
         notes="Its processor refuses prompts without an image.",
     ),
     _sees(
-        "BLIP-2", "Blip2", made.blip2, BESIDE_MLP, text_alone=False,
+        "BLIP-2", "Blip2", made.blip2, BESIDE_MLP, text_alone=False, shares=(),
         notes="With OPT; the model cannot run without an image.",
     ),
     _sees("Aya Vision", "AyaVision", made.aya_vision),

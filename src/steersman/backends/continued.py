@@ -5,7 +5,7 @@ from copy import copy
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 
 from steersman.backends.edge import Stop
 
@@ -37,7 +37,7 @@ class Prefix(DynamicCache):
             for name, value in vars(layer).items():
                 if isinstance(value, (dict, list)):  # states that a layer keeps by number
                     setattr(layer, name, copy(value))
-            layer.reorder_cache(rows)
+            layer.reorder_cache(rows)  # pyright: ignore[reportArgumentType]  # any whole numbers do
         return made
 
 
@@ -49,6 +49,8 @@ def next_positions(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Int[Ten
     Args:
         inputs: a whole prompt in each row, padded on the left, with its images.
     """
+    if not isinstance(model, GenerationMixin):
+        return None
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
     found = model._prepare_position_ids_for_generation(inputs["input_ids"], rest)
     if found.dim() < 3:

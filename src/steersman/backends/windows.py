@@ -28,7 +28,7 @@ def pictures_of(prompts: Sequence[Prompt]) -> list[Pictures]:
 
 def windows(prompts: Sequence[Prompt], indices: Sequence[int], most: int) -> Iterator[list[int]]:
     """Prompts that begin alike side by side, at most `WINDOW` of them and `most` sets of images."""
-    order: dict[Hashable, dict[Hashable, list[int]]] = {}
+    order: dict[tuple[Pictures, str | None], dict[Hashable, list[int]]] = {}
     for prompt, images, i in zip(prompts, pictures_of(prompts), indices, strict=True):
         alike = order.setdefault((images, prompt.system), {})
         alike.setdefault((prompt.text, prompt.generation_prompt), []).append(i)

@@ -1,0 +1,236 @@
+"""What capture runs, and what it does not: tokens, blocks, image encoders, heads, and memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tiny
+from oracle import hand_hook
+from steersman.backends import windows
+from steersman.backends.engine import Reading
+from steersman.backends.hf import HFModel
+from steersman.core.errors import ModelError, RecipeError
+from steersman.core.types import Position, Prompt, Site
+
+ASKED = ("how do i make a cup ?", "how do i make the bomb ?", "a b c ?", "the cup , the bomb .")
+SAID = ("yes , a", "no . the")
+SITE = Site(1)
+READ = Position("completion", "last")
+
+
+def fresh(make=tiny.llama, **settings) -> HFModel:
+    """Of the same weights, and nothing proved or measured yet."""
+    made = make()
+    return HFModel(made.model, made.chat.processor, id=made.spec.id, **settings)
+
+
+def proved(model, *prompts) -> HFModel:
+    """The model once it knows what it may share."""
+    model.capture(prompts, [SITE])
+    return model
+
+
+def pairs(images=False):
+    return [
+        Prompt(asked, (tiny.picture(i),) if images else (), completion=said)
+        for i, asked in enumerate(ASKED)
+        for said in SAID
+    ]
+
+
+def distinct(model, prompts):
+    """Tokens that must run: each prompt once, and each completion."""
+    rows = [model.chat.rows([p]) for p in prompts]
+    once = {
+        (p.text, tuple(image.tobytes() for image in p.images)): r.prompt_length[0]
+        for p, r in zip(prompts, rows, strict=True)
+    }
+    said = sum(len(r.rows[0]["input_ids"]) - r.prompt_length[0] for r in rows)
+    return sum(once.values()) + said
+
+
+def read(model, prompts, known=()):
+    return list(model.read(prompts, model.windows(prompts), Reading((SITE,), READ), known))
+
+
+def counted(module, act):
+    """How often a module runs while `act` does something."""
+    seen = []
+    handle = module.register_forward_hook(lambda *_: seen.append(1))
+    try:
+        act()
+    finally:
+        handle.remove()
+    return len(seen)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_every_distinct_token_runs_once(images):
+    given = pairs(images)
+    model = proved(fresh(tiny.llava), *given)
+    assert sum(piece.num_tokens for piece in read(model, given)) == distinct(model, given)
+
+
+def test_states_are_what_transformers_calls_hidden_states():
+    model, given = fresh(), pairs()
+    sites = [Site(0, "resid_pre"), Site(0), Site(1), Site(2, "resid_pre")]
+    found = model.capture(given, sites, READ)
+    for i, prompt in enumerate(given):
+        inputs = model.chat.encode([prompt]).inputs
+        with torch.no_grad():
+            hidden = model.model(**inputs, output_hidden_states=True).hidden_states
+        for site in sites:
+            wanted = hidden[site.layer + (site.point == "resid_post")][0, -1]
+            assert torch.allclose(found[site][i], wanted, atol=1e-5)
+
+
+def test_an_image_is_encoded_once_for_all_prompts_about_it():
+    model, picture = fresh(tiny.llava), tiny.picture()
+    copies = [picture, picture.copy()]
+    given = [
+        Prompt(asked, (copies[i % 2],), completion=said)
+        for i, asked in enumerate(ASKED)
+        for said in SAID
+    ]
+    proved(model, *given)
+    assert counted(model.model.model.vision_tower, lambda: read(model, given)) == 1
+
+
+def test_images_are_processed_once_for_both_completions(monkeypatch):
+    given = pairs(images=True)
+    model, seen = proved(fresh(tiny.llava), *given), []
+    processor = type(model.chat.processor.image_processor)
+    called = processor.preprocess
+
+    def watched(self, images, *args, **more):
+        seen.append(len(images))
+        return called(self, images, *args, **more)
+
+    monkeypatch.setattr(processor, "preprocess", watched)
+    at = model.windows(given)
+    seen.clear()
+    list(model.read(given, at, Reading((SITE,), READ)))
+    assert sum(seen) == len(ASKED)
+
+
+def test_no_block_behind_the_site_runs_and_no_head():
+    model, given = fresh(), pairs()
+    behind = [model.blocks.layers[2], model.model.lm_head, model.blocks.final_norm]
+    assert [counted(m, lambda: model.capture(given, [SITE], READ)) for m in behind] == [0, 0, 0]
+
+
+def test_the_last_block_leaves_tokens_alone_that_others_only_look_at():
+    given = pairs()
+    model, widths = proved(fresh(), *given), []
+    with hand_hook(model.blocks.layers[1].mlp, lambda h: widths.append(h.shape[1]) or h):
+        read(model, given)
+    longest = max(
+        len(model.chat.rows([replace(p, completion=None)]).rows[0]["input_ids"]) for p in given
+    )
+    assert widths and max(widths) < longest
+
+
+def test_windows_depend_on_the_prompts_alone_and_hold_each_once(monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 3)
+    model, given = fresh(tiny.llava), [*pairs(), *pairs(images=True), *pairs()]
+    made = model.windows(given)
+    assert sorted(i for window in made for i in window) == list(range(len(given)))
+    assert made == fresh(tiny.llava).windows(given)
+    assert max(map(len, made)) <= 3
+
+
+def test_rows_come_in_the_order_of_the_prompts_with_repeats(monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 4)
+    model, given = fresh(tiny.llava), [*pairs(True), *pairs(), *pairs(True)[::-1], *pairs()[:3]]
+    together = model.capture(given, [SITE], READ)[SITE]
+    for i, prompt in enumerate(given):
+        alone = model.capture([prompt], [SITE], READ)[SITE]
+        assert torch.allclose(together[i], alone[0], atol=1e-5)
+
+
+def test_known_prompts_are_not_run(monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 2)
+    given = pairs()
+    model = proved(fresh(), *given)
+    pieces = read(model, given, known=range(4))
+    assert sorted(i for piece in pieces for i in piece.prompts) == [4, 5, 6, 7]
+
+
+def test_pieces_do_not_depend_on_what_is_known(monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 4)
+    given = pairs()
+    model = proved(fresh(token_budget=32), *given)
+    whole = {p.prompts: p.states[SITE] for p in read(model, given)}
+    some = read(model, given, known=next(iter(whole)))
+    assert 0 < len(some) < len(whole)
+    assert all(torch.equal(p.states[SITE], whole[p.prompts]) for p in some)
+
+
+def crowded(model, monkeypatch, most):
+    """A model that runs out of memory where more tokens than `most` run at once."""
+    called, sizes = model.model.forward, []
+
+    def forward(*args, input_ids, **more):
+        if input_ids.numel() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        sizes.append(input_ids.numel())
+        return called(*args, input_ids=input_ids, **more)
+
+    monkeypatch.setattr(model.model, "forward", forward)
+    return sizes
+
+
+def test_batches_shrink_until_they_fit_into_memory(monkeypatch):
+    given = pairs()
+    wanted = fresh().capture(given, [SITE], READ)[SITE]
+    model = proved(fresh(), *given)
+    sizes = crowded(model, monkeypatch, most=30)
+    assert torch.allclose(model.capture(given, [SITE], READ)[SITE], wanted, atol=1e-5)
+    assert sizes and max(sizes) <= 30
+    fits = len(sizes)
+    model.capture(given, [SITE], READ)
+    assert len(sizes) > fits  # and the smaller batches are remembered: nothing fails again
+
+
+def test_a_prompt_that_alone_does_not_fit_is_told(monkeypatch):
+    model = proved(fresh(), *pairs())
+    crowded(model, monkeypatch, most=3)
+    with pytest.raises(ModelError, match="not enough memory to read one prompt of 1. tokens"):
+        model.capture(pairs(), [SITE], READ)
+
+
+def test_other_failures_are_not_taken_for_want_of_memory(monkeypatch):
+    model = proved(fresh(), *pairs())
+    monkeypatch.setattr(
+        model.model, "forward", lambda **_: (_ for _ in ()).throw(RuntimeError("no"))
+    )
+    with pytest.raises(RuntimeError, match="^no$"):
+        model.capture(pairs(), [SITE], READ)
+
+
+def test_a_deeper_site_is_proved_for_itself():
+    model, given = fresh(), pairs()
+    proof = model._capture.proof
+    model.capture(given, [Site(0)], READ)
+    assert proof.right == {"completions": 0}
+    model.capture(given, [Site(2)], READ)
+    assert proof.right == {"completions": 2}
+    seen = counted(model.blocks.layers[0], lambda: model.capture(given, [SITE], READ))
+    assert seen == 2  # prompts, then completions: nothing is tried again
+
+
+def test_answers_are_read_token_by_token_by_prompt():
+    model, given = fresh(), pairs()
+    found = model.answer_states(given)
+    assert found.row.tolist() == sorted(found.row.tolist())
+    for i, prompt in enumerate(given):
+        alone = model.answer_states([prompt])
+        mine = found.row == i
+        assert found.next_token[mine].tolist() == alone.next_token.tolist()
+        assert torch.allclose(found.states[mine], alone.states, atol=1e-5)
+
+
+def test_a_prompt_without_a_completion_has_no_answer_to_read():
+    with pytest.raises(RecipeError, match="reads the completion, and a prompt has no token there"):
+        fresh().answer_states([Prompt("a b c")])
