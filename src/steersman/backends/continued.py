@@ -52,7 +52,10 @@ def next_positions(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Int[Ten
     if not isinstance(model, GenerationMixin):
         return None
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
-    found = model._prepare_position_ids_for_generation(inputs["input_ids"], rest)
+    # What `generate` itself asks: no public call tells it.
+    found = model._prepare_position_ids_for_generation(  # pyright: ignore[reportPrivateUsage]
+        inputs["input_ids"], rest
+    )
     if found.dim() < 3:
         return None
     real = inputs["attention_mask"].bool()

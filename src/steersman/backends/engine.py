@@ -86,9 +86,7 @@ class Engine(Backend, Protocol):
         ...
 
 
-def gathered(
-    pieces: Iterable[Piece], num: int, sites: Sequence[Site], width: int
-) -> Activations:
+def gathered(pieces: Iterable[Piece], num: int, sites: Sequence[Site], width: int) -> Activations:
     """One row per prompt and site, in the order of the prompts."""
     rows = {site: torch.zeros(num, width) for site in sites}
     for piece in pieces:

@@ -106,7 +106,8 @@ class Parts:
         Args:
             num: tokens that were read of each.
         """
-        whole = [torch.cat(self.states[prompt][site]) for prompt in prompts]
+        parts = [self.states[prompt][site] for prompt in prompts]
         if self.how == "mean":
-            whole = [w.sum(0, keepdim=True) / n for w, n in zip(whole, num, strict=True)]
-        return torch.cat(whole)
+            sums = [sum(some[1:], some[0]) for some in parts]
+            return torch.cat(sums) / torch.tensor(num)[:, None]
+        return torch.cat([part for some in parts for part in some])

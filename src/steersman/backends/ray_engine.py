@@ -1,0 +1,311 @@
+"""One model as many workers on a Ray cluster: the prompts are dealt out, the rows come back."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from steersman.backends.engine import Engine, Piece, Reading, gathered, gathered_answers
+from steersman.backends.hf import HFModel
+from steersman.backends.ray_workers import Cluster, Crew, shared
+from steersman.core.errors import RecipeError
+from steersman.core.requests import Completion, Request
+from steersman.core.steerer import Policy
+from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
+from steersman.models.head import Head, find_head
+from steersman.models.wrapped import with_head
+
+__all__ = ["Cluster", "RayModel"]
+
+SHARD = 128
+"""Prompts that go to a worker together. Fixed, so that rows do not depend on who is there."""
+
+
+class RayModel:
+    """A model that workers of a Ray cluster hold; this process loads none.
+
+    Workers only compute: what is kept, a `CachedModel` in front of this one keeps. A worker that
+    dies is started again, and what it was doing is done by another.
+
+    Args:
+        make: makes what each worker holds: `partial(load, "org/model", device="cuda")`.
+
+    Raises:
+        RecipeError: there is no such cluster, or it is too small.
+        ModelError: the model cannot be loaded.
+    """
+
+    def __init__(self, make: Callable[[], Engine], cluster: Cluster = Cluster()) -> None:
+        self._crew = Crew(cluster, Holder, make)
+        self._notes: dict[str, None] = {}
+        self._head: Head | None = None
+        try:
+            about = self._crew.about()
+        except BaseException:
+            self._crew.close()
+            raise
+        self.spec: ModelSpec = about["spec"]
+        self.numerics: str = about["numerics"]
+        self.batch_size: int = about["batch_size"]
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Where reading fell back to a slower way on any worker, and why."""
+        return tuple(self._notes)
+
+    @property
+    def num_workers(self) -> int:
+        """Copies of the model."""
+        return self._crew.size
+
+    def capture(
+        self, prompts: Sequence[Prompt], sites: Sequence[Site], position: Position = Position()
+    ) -> Activations:
+        """One float32 row per prompt and site.
+
+        Raises:
+            RecipeError: the model has no such site, or a span has no tokens.
+        """
+        reading = Reading(tuple(dict.fromkeys(sites)), position)
+        pieces = self.read(prompts, self.windows(prompts), reading) if sites else ()
+        return gathered(pieces, len(prompts), reading.sites, self.spec.d_model)
+
+    def answer_states(self, prompts: Sequence[Prompt]) -> AnswerStates:
+        """The `head_in` states that predict each token of the forced completions, by prompt.
+
+        Raises:
+            RecipeError: a prompt forces no completion.
+        """
+        site = Site(self.spec.num_layers - 1, "head_in")
+        pieces = self.read(prompts, self.windows(prompts), Reading((site,), None))
+        return gathered_answers(pieces, site, self.spec.d_model)
+
+    def windows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """A worker's windows, in parts that are small enough to keep every worker busy.
+
+        Prompts that differ in their completion alone stay together.
+        """
+        if not prompts:
+            return []
+        ((_, planned),) = self._crew.each("windows", [(list(prompts),)])
+        return [part for window in planned for part in _parts(prompts, window)]
+
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        windows: Iterable[Sequence[int]],
+        reading: Reading,
+        known: Collection[int] = (),
+    ) -> Iterator[Piece]:
+        """As `Engine.read`; windows come back as they are done."""
+        self.spec.check(reading.sites, "capture")
+        known = frozenset(known)
+        asked = [list(window) for window in windows if not known.issuperset(window)]
+        jobs = [
+            ([prompts[i] for i in w], reading, [n for n, i in enumerate(w) if i in known])
+            for w in asked
+        ]
+        for number, (packed, notes) in self._crew.each("read", jobs):
+            self._notes |= dict.fromkeys(notes)
+            for one in packed:
+                yield one.piece(asked[number])
+
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Unsteered answers, behind the forced completion where a prompt has one."""
+        requests = [
+            Request(p, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+            for p in prompts
+        ]
+        return [completion.text for completion in self.generate(requests)]
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completes every request; those that a single `HFModel` runs together run together here.
+
+        Raises:
+            RecipeError: a policy does not fit the model.
+            NotSteeredError: steering was asked for and could not act.
+        """
+        if isinstance(requests, Request):
+            raise RecipeError("generate takes a list of requests. Write generate([request]).")
+        policies = list({id(r.policy): r.policy for r in requests if r.policy}.values())
+        place = {id(policy): n for n, policy in enumerate(policies)}
+        sent = shared([policy.to("cpu") for policy in policies])
+        chunks = list(_together(requests, self.batch_size))
+        jobs = [
+            (
+                [replace(requests[i], policy=None, vectors={}) for i in chunk],
+                [place.get(id(requests[i].policy)) for i in chunk],
+                [{k: v.cpu() for k, v in requests[i].vectors.items()} for i in chunk],
+                sent,
+            )
+            for chunk in chunks
+        ]
+        answers: dict[int, Completion] = {}
+        for number, made in self._crew.each("generate", jobs):
+            answers.update(zip(chunks[number], made, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What the output head makes of `head_in` states; this process holds its weights alone.
+
+        Raises:
+            ModelError: the model has no output head, or its logits are not the head's alone.
+        """
+        if self._head is None:
+            ((_, (weight, bias, factor, cap)),) = self._crew.each("head", [()])
+            self._head = Head(weight.tensor(), None if bias is None else bias.tensor(), factor, cap)
+        return self._head(states)
+
+    def close(self) -> None:
+        """Ends the workers, and the cluster if it was started for them."""
+        self._crew.close()
+
+    def __enter__(self) -> "RayModel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A tensor as Ray moves it without a copy: the bytes of an array, and what they mean."""
+
+    data: np.ndarray[Any, np.dtype[np.uint8]]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Numbers":
+        flat = tensor.detach().cpu().contiguous()
+        return cls(flat.view(torch.uint8).numpy(), flat.dtype)
+
+    def tensor(self) -> Tensor:
+        """A copy: what came is read-only, and holds shared memory."""
+        return torch.from_numpy(self.data.copy()).view(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A piece on its way; its prompts are counted within its window."""
+
+    prompts: tuple[int, ...]
+    counts: tuple[int, ...]
+    states: Mapping[Site, Numbers]
+    next_token: Numbers | None
+    num_tokens: int
+
+    @classmethod
+    def of(cls, piece: Piece) -> "Packed":
+        return cls(
+            piece.prompts,
+            piece.counts,
+            {site: Numbers.of(states) for site, states in piece.states.items()},
+            None if piece.next_token is None else Numbers.of(piece.next_token),
+            piece.num_tokens,
+        )
+
+    def piece(self, window: Sequence[int]) -> Piece:
+        """The piece, with the prompts' own indices."""
+        return Piece(
+            tuple(window[n] for n in self.prompts),
+            self.counts,
+            {site: numbers.tensor() for site, numbers in self.states.items()},
+            None if self.next_token is None else self.next_token.tensor(),
+            self.num_tokens,
+        )
+
+
+class Holder:
+    """What a worker does. The model is loaded on the first call, whose error can be told."""
+
+    def __init__(self, make: Callable[[], HFModel]) -> None:
+        self._make = make
+        self._engine: HFModel | None = None
+
+    @property
+    def engine(self) -> HFModel:
+        """The model of this worker."""
+        if self._engine is None:
+            self._engine = self._make()
+        return self._engine
+
+    def about(self) -> dict[str, object]:
+        """What must be the same for all workers."""
+        return {
+            "spec": self.engine.spec,
+            "numerics": self.engine.numerics,
+            "batch_size": self.engine.batch_size,
+            "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
+        }
+
+    def windows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return self.engine.windows(prompts)
+
+    def read(
+        self, prompts: Sequence[Prompt], reading: Reading, known: Sequence[int]
+    ) -> tuple[list[Packed], tuple[str, ...]]:
+        """All pieces of one window, and what there is to note."""
+        pieces = self.engine.read(prompts, [range(len(prompts))], reading, known)
+        return [Packed.of(piece) for piece in pieces], tuple(self.engine.notes)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        places: Sequence[int | None],
+        vectors: Sequence[Mapping[str, Tensor]],
+        policies: Sequence[Policy],
+    ) -> list[Completion]:
+        """Completes requests whose policies travel apart, each of them once."""
+        device = self.engine.model.device
+        moved = {n: policies[n].to(device) for n in dict.fromkeys(places) if n is not None}
+        whole = [
+            r if n is None else replace(r, policy=moved[n], vectors=v)
+            for r, n, v in zip(requests, places, vectors, strict=True)
+        ]
+        return self.engine.generate(whole)
+
+    def head(self) -> tuple[Numbers, Numbers | None, float, float | None]:
+        """The output head, for logits in the driver."""
+        head = find_head(with_head(self.engine.model, self.engine.blocks), self.engine.blocks)
+        bias = None if head.bias is None else Numbers.of(head.bias)
+        return Numbers.of(head.weight), bias, head.factor, head.cap
+
+
+def _parts(prompts: Sequence[Prompt], window: Sequence[int]) -> Iterator[list[int]]:
+    """A window in parts of about `SHARD` prompts; prompts that share their text stay together."""
+    part: list[int] = []
+    for i in window:
+        new = not part or not _alike(prompts[part[-1]], prompts[i])
+        if len(part) >= SHARD and (new or len(part) >= 2 * SHARD):
+            yield part
+            part = []
+        part.append(i)
+    yield part
+
+
+def _alike(one: Prompt, other: Prompt) -> bool:
+    same = (one.text, one.system) == (other.text, other.system)
+    return same and list(map(id, one.images)) == list(map(id, other.images))
+
+
+def _together(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
+    """Which requests one `HFModel` would run together: what is drawn depends on that."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i, r in enumerate(requests):
+        settings = (r.max_new_tokens, r.temperature, r.top_p, r.seed)
+        alike.setdefault((*settings, bool(r.prompt.images)), []).append(i)
+    for indices in alike.values():
+        indices.sort(key=lambda i: len(requests[i].prompt.text))
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
