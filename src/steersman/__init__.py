@@ -11,13 +11,16 @@ from steersman.core.steerer import Policy, Steerer
 from steersman.core.types import Prompt, Read, Scope, Site, Span
 
 if TYPE_CHECKING:
+    from steersman.backends.cached import CachedModel
     from steersman.backends.hf import HFModel, load
     from steersman.data.load import load as load_data
+    from steersman.data.store import RowStore
     from steersman.methods.fit import fit_policy
 
 __version__ = "0.1.0"
 __all__ = [
     "Artifact",
+    "CachedModel",
     "Completion",
     "HFModel",
     "Policy",
@@ -25,6 +28,7 @@ __all__ = [
     "Read",
     "Recipe",
     "Request",
+    "RowStore",
     "Scope",
     "Site",
     "Span",
@@ -39,7 +43,9 @@ __all__ = [
 ]
 
 _LATER = {
+    "CachedModel": ("steersman.backends.cached", "CachedModel"),
     "HFModel": ("steersman.backends.hf", "HFModel"),
+    "RowStore": ("steersman.data.store", "RowStore"),
     "fit_policy": ("steersman.methods.fit", "fit_policy"),
     "load": ("steersman.backends.hf", "load"),
     "load_data": ("steersman.data.load", "load"),

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from steersman.backends.engine import Engine, Piece, Reading
-from steersman.core.errors import ModelError
+from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import Completion, Request
 from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
 from steersman.data.namespace import Namespace
@@ -72,6 +72,9 @@ class CachedModel:
     Args:
         store: where rows are kept; None keeps nothing, and only tells the progress.
         on_progress: called at the beginning of each call and after every piece.
+
+    Raises:
+        RecipeError: the store is none.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class CachedModel:
         store: RowStore | None = None,
         on_progress: Callable[[CaptureProgress], None] | None = None,
     ) -> None:
+        if store is not None and not isinstance(store, RowStore):
+            raise RecipeError(f"The store is {store!r}. Give a RowStore: RowStore({store!r}).")
         self.engine = engine
         self.store = store
         self._on_progress = on_progress

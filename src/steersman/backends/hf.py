@@ -28,6 +28,7 @@ from steersman.core.steerer import Policy, Steerer
 from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
 from steersman.models.blocks import find_blocks
 from steersman.models.chat import Batch, Chat
+from steersman.models.contents import Contents
 from steersman.models.fingerprint import fingerprint
 from steersman.models.head import Head, find_head
 from steersman.models.image_tokens import image_token, needs_image
@@ -78,6 +79,7 @@ class HFModel:
         self.batch_size = 1 if self.blocks.padding_disturbs else batch_size
         self._places = takes_positions(model) and not self.chat.takes_images
         self._head: Head | None = None
+        self._contents = Contents(model, processor)
         self._fitting: WeakSet[Policy] = WeakSet()  # policies that were found to fit
         self._lock = threading.RLock()
         passes = Passes(
@@ -146,7 +148,8 @@ class HFModel:
     def numerics(self) -> str:
         """As `Engine.numerics`."""
         how = getattr(self.model.config, "_attn_implementation", None)
-        return f"{self.model.dtype}, {how}".removeprefix("torch.")
+        told = f"{self.model.dtype}, {how}, {self._device.type}, {self._contents.digest()}"
+        return told.removeprefix("torch.")
 
     @property
     def notes(self) -> Sequence[str]:

@@ -2,8 +2,11 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:  # torch would make `--help` slow
+    from steersman.backends.cached import CaptureProgress
 
 out = Console()
 err = Console(stderr=True)
@@ -35,13 +41,57 @@ class Stages:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=1.0)
+        self._stage = ""
 
     def __call__(self, stage: str, share: float) -> None:
         """Says what is being done; a share below 0 is a message to keep."""
         if share < 0:
             self._progress.console.print(f"  {stage}", style="dim", markup=False, highlight=False)
         else:
+            self._stage = stage
             self._progress.update(self._task, description=stage, completed=share)
+
+    def capture(self, now: "CaptureProgress") -> None:
+        """Says behind the stage how fast the model is read."""
+        self._progress.update(self._task, description=f"{self._stage}: {told(now)}")
+
+
+class CaptureLines:
+    """Progress of reading for programs: JSON lines on stderr, one a second at most."""
+
+    EVERY = 1.0  # seconds
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, now: "CaptureProgress") -> None:
+        if time.monotonic() - self._last >= self.EVERY:
+            self._last = time.monotonic()
+            counted = {**asdict(now), "seconds": round(now.seconds, 1)}
+            sys.stderr.write(json.dumps({"event": "capture", **counted, **rates(now)}) + "\n")
+
+
+def rates(now: "CaptureProgress") -> dict[str, float | None]:
+    """The speed of reading, and the seconds left of this call."""
+    left = now.seconds_left
+    return {
+        "rows_per_second": round(now.rows_per_second, 2),
+        "tokens_per_second": round(now.tokens_per_second, 1),
+        "seconds_left": None if left is None else round(left, 1),
+    }
+
+
+def told(now: "CaptureProgress") -> str:
+    """Progress of reading in a line for people."""
+    said = [f"{now.what.replace('_', ' ')} {now.rows:,}/{now.total:,}"]
+    if now.cached:
+        said.append(f"{now.cached:,} from the cache")
+    if now.rows > now.cached:
+        said += [f"{now.rows_per_second:,.1f} rows/s", f"{now.tokens_per_second:,.0f} tokens/s"]
+    if now.seconds_left:
+        minutes, seconds = divmod(round(now.seconds_left), 60)
+        said.append(f"{minutes}:{seconds:02} left")
+    return ", ".join(said)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
 from steersman.models.offloaded import offloaded
+from steersman.models.sharded import SHARDED, whole
 
 VOLATILE = (
     "_name_or_path",
@@ -29,7 +30,7 @@ def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
         tokenizer, "chat_template", None
     )
     return {
-        "config": _sha(_stable(model.config.to_dict())),
+        "config": _sha(stable(model.config.to_dict())),
         "weights": _weights(model),
         "chat_template": _sha(template or ""),
         "processor": _sha(_processor(processor)),
@@ -39,7 +40,7 @@ def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
 def _weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        for tensor in _tensors(value):
+        for tensor in tensors(value):
             flat = (offloaded(model, name) if tensor.is_meta else tensor).detach().flatten()
             # In whole numbers: a float32 index would miss the end of a large embedding.
             picked = torch.arange(NUM_SAMPLED) * max(0, len(flat) - 1) // (NUM_SAMPLED - 1)
@@ -48,15 +49,17 @@ def _weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _tensors(value: object) -> Iterator[Tensor]:
+def tensors(value: object) -> Iterator[Tensor]:
     """What a state holds under one name: several tensors, or wrapped ones, where quantised."""
     if isinstance(value, (tuple, list)):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors(part)
+    elif isinstance(value, SHARDED):
+        yield whole(value)
     elif isinstance(value, Tensor) and is_traceable_wrapper_subclass(value):
         names, _ = value.__tensor_flatten__()
         for name in names:
-            yield from _tensors(getattr(value, name))
+            yield from tensors(getattr(value, name))
     elif isinstance(value, Tensor):
         yield value.dequantize() if value.is_quantized else value
 
@@ -65,16 +68,16 @@ def _processor(processor: object) -> object:
     tokenizer = getattr(processor, "tokenizer", processor)
     images = getattr(processor, "image_processor", None)
     vocabulary = sorted(tokenizer.get_vocab().items())
-    settings = _stable(images.to_dict()) if images is not None else None
+    settings = stable(images.to_dict()) if images is not None else None
     return [vocabulary, settings]
 
 
-def _stable(value: object) -> object:
+def stable(value: object) -> object:
     """Without what differs between two loads of the same files."""
     if isinstance(value, dict):
-        return {str(k): _stable(v) for k, v in value.items() if k not in VOLATILE}
+        return {str(k): stable(v) for k, v in value.items() if k not in VOLATILE}
     if isinstance(value, (list, tuple)):
-        return [_stable(v) for v in value]
+        return [stable(v) for v in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
