@@ -7,7 +7,18 @@ import torch
 
 import oracle
 import tiny
-from steersman import HFModel, Policy, Prompt, Request, Scope, Span, Steerer, fit_policy, load
+from steersman import (
+    CachedModel,
+    HFModel,
+    Policy,
+    Prompt,
+    Request,
+    Scope,
+    Span,
+    Steerer,
+    fit_policy,
+    load,
+)
 from steersman.core.errors import ArtifactError, ModelError, NotSteeredError, RecipeError
 from steersman.core.fit_check import check_width
 from steersman.core.io import Artifact, load_artifact
@@ -77,6 +88,7 @@ WRONG = {
     "a span alone": (lambda: Scope(outside=Span(1, 2)), "give Spans"),
     "threads": (lambda: MODEL().steer(oracle.policy(), threads=True).__enter__(), '"own" or "all"'),
     "no processor": (lambda: HFModel(MODEL().model, None), "AutoTokenizer"),
+    "a store's path": (lambda: CachedModel(MODEL(), "rows"), r"RowStore\('rows'\)"),
     "a model's name": (lambda: HFModel("llama", tiny.tokenizer()), "steersman.load"),
     "a recipe's path": (lambda: fit_policy(MODEL(), "recipe.toml", {}), "read_recipe"),
     "a folder that is no model": (lambda: load(Path("/nowhere/at/all")), "There is no model"),

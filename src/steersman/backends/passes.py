@@ -22,6 +22,7 @@ from steersman.core.errors import ModelError
 from steersman.core.types import Prompt, Site
 from steersman.models.blocks import Blocks
 from steersman.models.chat import Chat, Encoded
+from steersman.models.sharded import is_sharded
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
@@ -143,7 +144,7 @@ class Passes:
         try:
             here = self._pass(window, nodes, behind, parents)
         except RuntimeError as error:
-            _refuse(error, nodes)
+            _refuse(error, nodes, shared=is_sharded(self.model))
             done = False
         if not done:  # out here, where the error no longer holds the tensors of the pass
             self.budget = max(1, self.budget // 2)
@@ -289,11 +290,17 @@ def _last_cached(sites: Sequence[Site]) -> int:
     return deepest.layer - (deepest.point == "resid_pre")
 
 
-def _refuse(error: RuntimeError, nodes: Sequence[Node]) -> None:
-    """Lets pass what a smaller batch may cure."""
+def _refuse(error: RuntimeError, nodes: Sequence[Node], *, shared: bool) -> None:
+    """Lets pass what a smaller batch may cure, if this process may run it without others."""
     told = str(error).lower()
     if not isinstance(error, torch.OutOfMemoryError) and not any(t in told for t in OUT_OF_MEMORY):
         raise error
+    if shared:
+        raise ModelError(
+            "There is not enough memory for a pass of the model that several processes share, and "
+            "one of them cannot try a smaller one alone. Give HFModel a smaller token_budget, or "
+            "start more processes."
+        ) from error
     if len(nodes) == 1:
         raise ModelError(
             f"There is not enough memory to read one prompt of {nodes[0].stop} tokens "

@@ -10,6 +10,7 @@ from steersman.core.errors import ModelError
 from steersman.core.types import Site
 from steersman.models.halves import Halves, trace
 from steersman.models.padding import padding_disturbs
+from steersman.models.sharded import is_sharded
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,14 @@ class Blocks:
         heads = site.point == "attn_heads"
         path = (found[0].heads if heads else found[0].path) if len(found) == 1 else None
         if path is not None:
-            return Tap(block.get_submodule(path), before=heads)
+            module = block.get_submodule(path)
+            if heads and is_sharded(module):
+                raise ModelError(
+                    f"{site} is not to be had with tensor parallelism: each process computes some "
+                    "of the heads only. Load the model with device_map instead of tp, or use "
+                    "attn_out."
+                )
+            return Tap(module, before=heads)
         raise ModelError(
             f"{site} is not to be had in {type(block).__name__}: {_told(halves, role, heads)}. "
             "Use resid_pre or resid_post."

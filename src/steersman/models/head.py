@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 
 from steersman.core.errors import ModelError
 from steersman.models.blocks import Blocks
+from steersman.models.offloaded import offloaded, runs_on
+from steersman.models.sharded import whole
 
 FACTORS = ("logit_scale", "lm_head_multiplier")
 DIVISORS = ("logits_scaling",)
@@ -52,13 +54,13 @@ def find_head(model: PreTrainedModel, blocks: Blocks) -> Head:
             f"{type(model).__name__} has no output head behind a final norm. Load it with its "
             "head, or use a method that does not ask for logits."
         )
-    if not isinstance(layer.weight, Tensor) or layer.weight.is_meta:
+    if not isinstance(layer.weight, Tensor):
         raise ModelError(
-            f"The output head of {type(model).__name__} is quantised or offloaded, and a method "
-            "asks for its weights. Load the model without that."
+            f"The output head of {type(model).__name__} is quantised, and a method asks for its "
+            "weights. Load the model without that."
         )
-    weight, bias = layer.weight.detach(), getattr(layer, "bias", None)
-    plain = Head(weight, None if bias is None else bias.detach())
+    weight, bias = _numbers(layer, "weight"), getattr(layer, "bias", None)
+    plain = Head(weight, None if bias is None else _numbers(layer, "bias"))
     states, logits = _watched(model, blocks.final_norm)
     if weight.shape[1] == states.shape[-1] and len(weight) == logits.shape[-1]:
         for factor, cap in product(_factors(model), _caps(model)):
@@ -72,6 +74,12 @@ def find_head(model: PreTrainedModel, blocks: Blocks) -> Head:
     )
 
 
+def _numbers(layer: nn.Module, name: str) -> Tensor:
+    """A weight of the head wherever it is kept: offloaded, or shared among processes."""
+    kept: Tensor = getattr(layer, name).detach()
+    return whole(offloaded(layer, name) if kept.is_meta else kept)
+
+
 def _watched(model: PreTrainedModel, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Final states of three tokens, and the model's own logits for them."""
     seen: list[Tensor] = []
@@ -83,7 +91,7 @@ def _watched(model: PreTrainedModel, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
     handle = norm.register_forward_hook(keep)
     try:
-        ids = torch.tensor([IDS], device=model.get_input_embeddings().weight.device)
+        ids = torch.tensor([IDS], device=runs_on(model) or model.device)
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False).logits
     finally:
