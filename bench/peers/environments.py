@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,18 @@ def environment(name: str, folder: Path) -> Path:
     return python
 
 
-def timed(folder: Path, options: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What `peers.run` found in every environment; output of the peers goes to stderr."""
-    for name, peers in PEERS.items():
+def timed(
+    folder: Path,
+    options: Sequence[str],
+    *,
+    module: str = "peers.run",
+    peers: Mapping[str, Sequence[str]] = PEERS,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What `module` found in every environment; output of the peers goes to stderr."""
+    for name, theirs in peers.items():
         python = environment(name, folder)
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / "made.json"
-            command = [python, "-m", "peers.run", "--json", made, "--peers", ",".join(peers)]
+            command = [python, "-m", module, "--json", made, "--peers", ",".join(theirs)]
             subprocess.run([*command, *options], check=True, cwd=HERE.parent, stdout=sys.stderr)
             yield name, json.loads(made.read_text(encoding="utf-8"))

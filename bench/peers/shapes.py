@@ -55,8 +55,8 @@ SHAPES = {
 }
 
 
-def build(shape: Shape, device: str) -> PreTrainedModel:
-    """The model in bfloat16, on the device."""
+def build(shape: Shape, device: str, *, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+    """The model on the device."""
     sizes = dict(
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
@@ -76,10 +76,10 @@ def build(shape: Shape, device: str) -> PreTrainedModel:
                 vision_config=dict(depth=1, hidden_size=shape.width),
                 tie_word_embeddings=False,
             )
-            model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+            model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         else:
             config = LlamaConfig(**sizes, tie_word_embeddings=False)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.generation_config.eos_token_id = None
     return model.eval()
 
