@@ -1,5 +1,6 @@
 """What capture runs, and what it does not: tokens, blocks, image encoders, heads, and memory."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 
 import tiny
 from oracle import hand_hook
-from steersman.backends import windows
+from steersman.backends import passes, windows
+from steersman.backends.continued import Prefix
 from steersman.backends.engine import Reading
 from steersman.backends.hf import HFModel
+from steersman.backends.proof import SharingWarning
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.types import Position, Prompt, Site
 
@@ -23,6 +26,12 @@ def fresh(make=tiny.llama, **settings) -> HFModel:
     """Of the same weights, and nothing proved or measured yet."""
     made = make()
     return HFModel(made.model, made.chat.processor, id=made.spec.id, **settings)
+
+
+def own_weights() -> HFModel:
+    """With weights that a test may change."""
+    made = tiny.llama()
+    return HFModel(deepcopy(made.model), made.chat.processor, id=made.spec.id)
 
 
 def proved(model, *prompts) -> HFModel:
@@ -213,9 +222,9 @@ def test_a_deeper_site_is_proved_for_itself():
     model, given = fresh(), pairs()
     proof = model._capture.proof
     model.capture(given, [Site(0)], READ)
-    assert proof.right == {"completions": 0}
+    assert proof.right == {("completions", "resid_post"): 0}
     model.capture(given, [Site(2)], READ)
-    assert proof.right == {"completions": 2}
+    assert proof.right == {("completions", "resid_post"): 2}
     seen = counted(model.blocks.layers[0], lambda: model.capture(given, [SITE], READ))
     assert seen == 2  # prompts, then completions: nothing is tried again
 
@@ -234,3 +243,80 @@ def test_answers_are_read_token_by_token_by_prompt():
 def test_a_prompt_without_a_completion_has_no_answer_to_read():
     with pytest.raises(RecipeError, match="reads the completion, and a prompt has no token there"):
         fresh().answer_states([Prompt("a b c")])
+
+
+def test_an_empty_prompt_has_nothing_that_an_answer_follows_from():
+    with pytest.raises(RecipeError, match="a prompt is empty"):
+        fresh(lambda: tiny.llama(0, None)).answer_states([Prompt("", completion="yes no")])
+
+
+@pytest.mark.parametrize("reduce", ["last", "mean"])
+def test_fewer_than_no_tokens_cannot_be_skipped(reduce):
+    with pytest.raises(RecipeError, match="skip_last is -1; write 0"):
+        fresh().capture(pairs(), [SITE], Position("completion", reduce, -1))
+
+
+def test_a_model_in_training_is_not_read():
+    model = own_weights()
+    proved(model, *pairs()).model.train()
+    with pytest.raises(ModelError, match="in training mode.*Call model.eval"):
+        model.capture(pairs(), [SITE], READ)
+
+
+def same_as_alone(model, given, sites=(SITE,)):
+    together = model.capture(given, sites, READ)
+    alone = [model.capture([prompt], sites, READ) for prompt in given]
+    return all(
+        torch.allclose(together[site], torch.cat([a[site] for a in alone]), atol=1e-5)
+        for site in sites
+    )
+
+
+def test_pictures_with_the_same_indices_and_other_colours_are_read_each():
+    pictures = [tiny.picture().convert("P") for _ in range(2)]
+    pictures[1].putpalette(bytes(range(255, -1, -1)) * 3)
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+    given = [Prompt("a b", (image,), completion=said) for image in pictures for said in SAID]
+    assert same_as_alone(fresh(tiny.llava), given)
+
+
+def test_texts_of_several_lengths_are_read_as_alone_where_positions_have_several_axes():
+    assert same_as_alone(fresh(tiny.qwen2_vl), pairs())
+
+
+def test_sharing_that_is_wrong_behind_padding_alone_is_noticed(monkeypatch):
+    called = passes.places_of
+
+    def counts_padding(model, inputs):
+        found = called(model, inputs)
+        return found._replace(behind=torch.full_like(found.behind, inputs["input_ids"].shape[1]))
+
+    monkeypatch.setattr(passes, "places_of", counts_padding)
+    model = fresh(tiny.qwen2_vl)
+    with pytest.warns(SharingWarning, match="one by one"):
+        model.capture(pairs()[:2], [SITE], READ)
+    assert same_as_alone(model, pairs())
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_a_block_adds_is_proved_for_itself_where_the_stream_hides_it(monkeypatch, beside):
+    model = own_weights()
+    with torch.no_grad():
+        model.model.get_input_embeddings().weight *= 1e6
+    called = Prefix.forked
+
+    def forgets(self, rows):
+        made = called(self, rows)
+        for layer in made.layers:
+            if layer.is_initialized:
+                layer.values = torch.zeros_like(layer.values)
+        return made
+
+    monkeypatch.setattr(Prefix, "forked", forgets)
+    half = Site(1, "attn_out")
+    if not beside:
+        proved(model, *pairs())
+        assert not model.notes
+    with pytest.warns(SharingWarning, match=r"states at attn_out\[1\] came out"):
+        model.capture(pairs(), [SITE, half], READ)
+    assert same_as_alone(model, pairs(), [half])

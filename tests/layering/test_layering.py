@@ -29,9 +29,16 @@ ROWS = (
 )
 SIDEWAYS = {("world", "data")}  # the world writes and reads the format that a user's data has
 FACADE = ("__init__", "__main__")  # modules of the root: they gather names, and may import any row
-HOMES = {"transformers": {"models", "backends", "world"}, "vllm": {"backends"}}
+HOMES = {
+    "transformers": {"models", "backends", "world"},
+    "vllm": {"backends"},
+    "ray": {"backends"},
+}
 TORCH_LOAD = {f"{PACKAGE}.methods.importers"}
-HEAVY = {"transformers", "vllm", "fastapi", "sklearn", "PIL", "matplotlib", "typer", "datasets"}
+HEAVY = {
+    *("transformers", "vllm", "ray", "fastapi"),
+    *("sklearn", "PIL", "matplotlib", "typer", "datasets"),
+}
 
 MAX_MODULE, MAX_FUNCTION, MAX_POSITIONAL = 400, 80, 5
 

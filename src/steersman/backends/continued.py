@@ -1,6 +1,7 @@
 """Runs a model on tokens behind others whose keys and values it already has."""
 
 from copy import copy
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -41,10 +42,18 @@ class Prefix(DynamicCache):
         return made
 
 
-def next_positions(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Int[Tensor, "c b"] | None:
-    """The position behind each prompt, in models that number text and image by several axes.
+class Places(NamedTuple):
+    """Where tokens are, and the next one behind them."""
 
-    None in all others: they count tokens.
+    own: Int[Tensor, "c b s"]
+    behind: Int[Tensor, "c b"]
+
+
+def places_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Places | None:
+    """The positions of prompts, in models that number text and image by several axes.
+
+    None in all others: they count tokens. Padding is left out, which such a model does not do by
+    itself where it sees no image.
 
     Args:
         inputs: a whole prompt in each row, padded on the left, with its images.
@@ -62,4 +71,4 @@ def next_positions(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Int[Ten
     last = found.masked_fill(~real, -1).amax(-1)  # (c, b)
     text = len(last) - 3  # a channel of its own counts tokens
     behind = last[text:].amax(0, keepdim=True).expand(3, -1)
-    return torch.cat([last[:text], behind]) + 1
+    return Places(found, torch.cat([last[:text], behind]) + 1)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steersman.backends.continued import Prefix, next_positions
+from steersman.backends.continued import Prefix, places_of
 from steersman.backends.edge import Stop
 from steersman.backends.engine import Piece, Reading
 from steersman.backends.entered import applies, only
@@ -119,8 +119,14 @@ class Passes:
         """The pieces of a window; nodes and pieces count its prompts.
 
         Raises:
-            ModelError: a site did not run, or one prompt alone needs more memory than there is.
+            ModelError: a site did not run, one prompt alone needs more memory than there is, or the
+                model is in training mode.
         """
+        if any(module.training for module in self.model.modules()):
+            raise ModelError(
+                f"{type(self.model).__name__} is in training mode, in which dropout draws another "
+                "state each time. Call model.eval() before it is read."
+            )
         for nodes in batches(trees, self.budget, exact=self.blocks.padding_disturbs):
             if window.has_images:  # in the order in which they were processed
                 nodes.sort(key=lambda node: node.members[0])
@@ -199,14 +205,15 @@ class Passes:
                 positions = behind.positions[:, rows] + width
         elif any(node.children for node in nodes):
             cache = Prefix(config=self.model.config)
-            positions = next_positions(self.model, {**inputs, **images})
+            if (found := places_of(self.model, {**inputs, **images})) is not None:
+                inputs["position_ids"], positions = found
         if cache is not None and not segments.prompts:
             cache.last = _last_cached(window.reading.sites)
         if self.places and "position_ids" not in inputs:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -width:]
         given = {**inputs, **images, "attention_mask": mask}
-        found = self._states(window.reading, segments, given, cache)
-        for site, states in found.items():
+        read = self._states(window.reading, segments, given, cache)
+        for site, states in read.items():
             window.parts.add(segments, site, states)
         window.spent += num_tokens
         if cache is None or not any(node.children for node in nodes):

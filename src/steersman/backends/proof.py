@@ -16,7 +16,7 @@ from steersman.backends.engine import Reading
 from steersman.backends.forest import Kind, Node, TokenRow, forest
 from steersman.backends.passes import Passes, Window
 from steersman.backends.windows import pictures_of, token_rows
-from steersman.core.types import Position, Prompt
+from steersman.core.types import Point, Position, Prompt, Site
 from steersman.models.chat import Encoded, continued
 from steersman.models.halves import FAILURES
 
@@ -24,6 +24,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4}
 TOLERANCE = 2e-2  # of the length of a state, in half precision
 FEW = 2  # prompts, with two completions each
 ANSWERS = (1, 6, 19)  # lengths of answers that must be continued rightly
+MORE = 3  # tokens of a longer prompt
 FAILED = (*FAILURES, NotImplementedError)
 SHARED: dict[Kind, str] = {
     "completions": "the completions of a prompt",
@@ -39,17 +40,19 @@ class SharingWarning(UserWarning):
 class Proof:
     """What may be shared by the prompts of one model.
 
-    A proof holds for the layers above the deepest one that was read, and a failure for all below.
+    A proof holds for the layers above the deepest one that was read, at the same point of a block
+    (what a block adds may be wrong where the stream that it is added to hides it). A failure holds
+    for all layers below.
 
     Attributes:
-        right: by what is shared, the deepest layer whose states came out right.
+        right: by what is shared and where, the deepest layer whose states came out right.
         wrong: by what is shared, the first layer found whose states did not.
         notes: what came out wrong, in a sentence.
     """
 
     passes: Passes
     image_token: int | None
-    right: dict[Kind, int] = field(default_factory=dict)
+    right: dict[tuple[Kind, Point], int] = field(default_factory=dict)
     wrong: dict[Kind, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -62,7 +65,7 @@ class Proof:
             return []  # no block is run at all
         kinds: list[Kind] = []
         for kind in SHARED:
-            known = deepest.layer <= self.right.get(kind, -1)
+            known = all(s.layer <= self.right.get((kind, s.point), -1) for s in reading.sites)
             failed = kind in self.wrong and deepest.layer >= self.wrong[kind]
             if not known and not failed:
                 sample = _sample(rows, kind, [*kinds, kind])
@@ -70,16 +73,19 @@ class Proof:
                     continue
                 why = self._tried([prompts[i] for i in sample], reading, [*kinds, kind])
                 known = not why
-                self._remember(kind, deepest.layer, why)
+                self._remember(kind, reading.sites, why)
             if known:
                 kinds.append(kind)
         return kinds
 
-    def _remember(self, kind: Kind, layer: int, why: str) -> None:
+    def _remember(self, kind: Kind, sites: Sequence[Site], why: str) -> None:
         if not why:
-            self.right[kind] = layer
+            for site in sites:
+                before = self.right.get((kind, site.point), -1)
+                self.right[kind, site.point] = max(before, site.layer)
             return
-        self.wrong[kind] = layer
+        deepest = max(site.layer for site in sites)
+        self.wrong[kind] = min(deepest, self.wrong.get(kind, deepest))
         self.notes.append(
             f"{type(self.passes.model).__name__} reads {SHARED[kind]} one by one, as running what "
             f"they share only once does not give the same states: {why}. Results are right, and "
@@ -90,14 +96,18 @@ class Proof:
     def _tried(self, prompts: Sequence[Prompt], reading: Reading, kinds: Sequence[Kind]) -> str:
         """Reads prompts with and without sharing; what is wrong, if anything is.
 
-        Answers of several lengths to the first prompt are tried as well: some models continue
-        rightly by a few tokens and wrongly by many.
+        Answers of several lengths to the first prompt are tried as well, and to a longer prompt
+        beside it: some models continue rightly by a few tokens and wrongly by many, or rightly
+        where no prompt is padded.
         """
         pictures = pictures_of(prompts)
         encoded = self.passes.chat.rows(prompts, same=pictures)
         rows = token_rows(prompts, encoded, pictures, self.image_token)
         longer = _longer(encoded)
-        long_rows = [replace(rows[0], ids=tuple(row["input_ids"].tolist())) for row in longer.rows]
+        long_rows = [
+            replace(rows[0], ids=tuple(row["input_ids"].tolist()), prompt=num)
+            for row, num in zip(longer.rows, longer.prompt_length, strict=True)
+        ]
         whole = [replace(prompts[0], completion="", close_turn=False)] * len(longer.rows)
         said = replace(reading, position=Position("completion", "mean"))
         try:
@@ -109,28 +119,31 @@ class Proof:
     def _apart(self, window: Window, rows: Sequence[TokenRow], kinds: Sequence[Kind]) -> str:
         """How far states with and without sharing are apart, if that is too far."""
         plain, shared = (self._states(window, forest(rows, some)) for some in ((), kinds))
-        apart = (shared - plain).norm(dim=1) / plain.norm(dim=1).clamp_min(1e-9)
-        if bool((apart <= TOLERANCES.get(self.passes.model.dtype, TOLERANCE)).all()):
-            return ""
-        return f"states came out {float(apart.max()):.2g} of their length away"
+        for site, wanted in plain.items():
+            apart = (shared[site] - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-9)
+            if not bool((apart <= TOLERANCES.get(self.passes.model.dtype, TOLERANCE)).all()):
+                return f"states at {site} came out {float(apart.max()):.2g} of their length away"
+        return ""
 
-    def _states(self, window: Window, trees: Sequence[Node]) -> Float[Tensor, "t d"]:
-        """All sites side by side, by prompt."""
-        found = [torch.empty(0)] * len(window.prompts)
+    def _states(self, window: Window, trees: Sequence[Node]) -> dict[Site, Float[Tensor, "t d"]]:
+        """What is read at each site, by prompt."""
+        found = {site: [torch.empty(0)] * len(window.prompts) for site in window.reading.sites}
         for piece in self.passes.run(window, trees):
-            sites = torch.cat([states for states in piece.states.values()], dim=1)
-            for i, part in zip(piece.prompts, sites.split(piece.counts), strict=True):
-                found[i] = part
-        return torch.cat(found)
+            for site, states in piece.states.items():
+                for i, part in zip(piece.prompts, states.split(piece.counts), strict=True):
+                    found[site][i] = part
+        return {site: torch.cat(parts) for site, parts in found.items()}
 
 
 def _longer(encoded: Encoded) -> Encoded:
-    """The first prompt with answers of several lengths, made of its own last tokens."""
+    """The first prompt and a longer one with answers of several lengths, of its own last token."""
     num, row = encoded.prompt_length[0], encoded.rows[0]
     prompt = {name: values[:num] for name, values in row.items()}
-    said = prompt["input_ids"][-1:].repeat(max(ANSWERS))
+    said = prompt["input_ids"][-1:].repeat(MORE + max(ANSWERS))
     rows = [continued(prompt, said[:n], encoded.answer_type) for n in ANSWERS]
-    return replace(encoded, rows=rows, prompt_length=[num] * len(rows), processed=[])
+    rows += [continued(prompt, said[: MORE + n], encoded.answer_type) for n in ANSWERS[:2]]
+    lengths = [num] * len(ANSWERS) + [num + MORE] * 2
+    return replace(encoded, rows=rows, prompt_length=lengths, processed=[])
 
 
 def _sample(rows: Sequence[TokenRow], kind: Kind, kinds: Sequence[Kind]) -> list[int]:

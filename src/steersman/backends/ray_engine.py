@@ -21,9 +21,6 @@ from steersman.models.wrapped import with_head
 
 __all__ = ["Cluster", "RayModel"]
 
-SHARD = 128
-"""Prompts that go to a worker together. Fixed, so that rows do not depend on who is there."""
-
 
 class RayModel:
     """A model that workers of a Ray cluster hold; this process loads none.
@@ -85,14 +82,11 @@ class RayModel:
         return gathered_answers(pieces, site, self.spec.d_model)
 
     def windows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """A worker's windows, in parts that are small enough to keep every worker busy.
-
-        Prompts that differ in their completion alone stay together.
-        """
+        """Those of one process, so that the rows are the same: asked of a worker."""
         if not prompts:
             return []
         ((_, planned),) = self._crew.each("windows", [(list(prompts),)])
-        return [part for window in planned for part in _parts(prompts, window)]
+        return planned
 
     def read(
         self,
@@ -166,6 +160,10 @@ class RayModel:
             ((_, (weight, bias, factor, cap)),) = self._crew.each("head", [()])
             self._head = Head(weight.tensor(), None if bias is None else bias.tensor(), factor, cap)
         return self._head(states)
+
+    def wait(self) -> None:
+        """Until every worker has the model; reading begins without, as soon as one has."""
+        self._crew.wait()
 
     def close(self) -> None:
         """Ends the workers, and the cluster if it was started for them."""
@@ -280,23 +278,6 @@ class Holder:
         head = find_head(with_head(self.engine.model, self.engine.blocks), self.engine.blocks)
         bias = None if head.bias is None else Numbers.of(head.bias)
         return Numbers.of(head.weight), bias, head.factor, head.cap
-
-
-def _parts(prompts: Sequence[Prompt], window: Sequence[int]) -> Iterator[list[int]]:
-    """A window in parts of about `SHARD` prompts; prompts that share their text stay together."""
-    part: list[int] = []
-    for i in window:
-        new = not part or not _alike(prompts[part[-1]], prompts[i])
-        if len(part) >= SHARD and (new or len(part) >= 2 * SHARD):
-            yield part
-            part = []
-        part.append(i)
-    yield part
-
-
-def _alike(one: Prompt, other: Prompt) -> bool:
-    same = (one.text, one.system) == (other.text, other.system)
-    return same and list(map(id, one.images)) == list(map(id, other.images))
 
 
 def _together(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
 """Workers on a Ray cluster that each hold the model, and work that outlives the death of any.
 
-Ray starts a worker's process again when it dies; what it was doing is done by whoever is free. The
+When a worker dies, a new one is started, and what it was doing is done by whoever is free. The
 model is loaded once per worker and run, not once per call: a pool of Ray Data's own would live for
 one call (docs/adr/0011).
 """
@@ -11,19 +11,21 @@ import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from steersman.core.errors import MissingExtraError, ModelError, RecipeError, SteersmanError
 
 try:
     import ray
-    from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+    from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 except ImportError as error:
     raise MissingExtraError(
         'Running on several workers needs Ray. Install it: pip install "steersman[ray]"'
     ) from error
 
 LOCAL = "local"
+DEAD = (RayActorError, ObjectLostError, OutOfMemoryError)
 DEATHS = 3
 """How often a worker may die over one piece of work, or while it loads the model."""
 AHEAD = 2  # calls a worker holds at once: it computes one while the last one's rows travel
@@ -36,7 +38,8 @@ class Cluster:
 
     Attributes:
         address: "local" starts a cluster on this machine and stops it in the end; "auto" finds the
-            one that this machine is a node of; HOST:PORT names its head.
+            one that this machine is a node of; HOST:PORT names its head. A process that has called
+            `ray.init` stays with its cluster.
         num_workers: copies of the model; if None, one per `gpus` that the cluster has, or two.
         cpus: CPU cores of each worker; on a CPU its number of threads.
         gpus: GPUs of each worker. It sees no others.
@@ -78,23 +81,30 @@ class Crew:
 
     def __init__(self, cluster: Cluster, holder: type, *given: object) -> None:
         self._cluster = cluster
+        self._workers: dict[int, Any] = {}
+        self._away: dict[Any, int] = {}
+        self._deaths = Counter[int]()
         self._started = not ray.is_initialized()
         if self._started:
             _connect(cluster)
-        try:
-            size = _size(cluster)
-            # A call is not tried again by Ray: that would wait for the worker to be back, which on
-            # a cluster that lost a machine may be never.
-            kind = ray.remote(holder).options(
-                num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_restarts=-1, max_task_retries=0
+        elif cluster.address not in (LOCAL, "auto"):
+            raise RecipeError(
+                f"This process is connected to a Ray cluster, and {cluster.address} may be "
+                "another. Write 'auto' to use the one it is connected to, or ray.shutdown() first."
             )
-            self._workers: list[Any] = [kind.remote(*given) for _ in range(size)]
+        try:
+            self._new = partial(
+                ray.remote(holder)
+                .options(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_restarts=0)
+                .remote,
+                *given,
+            )
+            for i in range(_size(cluster)):
+                self._start(i)
         except BaseException:
             self.close()
             raise
         self._about: Mapping[str, Any] | None = None
-        self._deaths = Counter[int]()
-        self._away = {worker.about.remote(): i for i, worker in enumerate(self._workers)}
 
     @property
     def size(self) -> int:
@@ -107,6 +117,11 @@ class Crew:
             self._wait({})
         return self._about
 
+    def wait(self) -> None:
+        """Until every worker is there; reading begins without, as soon as one is."""
+        while self._away:
+            self._wait({})
+
     def each(self, call: str, jobs: Sequence[tuple[object, ...]]) -> Iterator[tuple[int, Any]]:
         """What `call` makes of each job, with the job's number, as they are done.
 
@@ -115,24 +130,25 @@ class Crew:
             ModelError: a job, or loading the model, is the death of every worker that tries.
         """
         waiting, deaths = deque(range(len(jobs))), Counter[int]()
-        flying: dict[Any, tuple[int, int]] = {}
+        flying: dict[Any, tuple[int, Any, int]] = {}
         while waiting or flying:
-            load = Counter({i: 0 for i in range(self.size) if i not in self._away.values()})
-            load.update(i for i, _ in flying.values())
+            held = Counter(i for i, _, _ in flying.values())
+            load = {i: held[i] for i in range(self.size) if i not in self._away.values()}
             while waiting and load:
                 i = min(load, key=lambda one: load[one])
                 if load[i] >= AHEAD:
                     break
                 job = waiting.popleft()
-                flying[getattr(self._workers[i], call).remote(*jobs[job])] = (i, job)
+                worker = self._workers[i]
+                flying[getattr(worker, call).remote(*jobs[job])] = (i, worker, job)
                 load[i] += 1
             done = self._wait(flying)
             if done is None:
                 continue
-            i, job = flying.pop(done)
+            i, worker, job = flying.pop(done)
             try:
                 yield job, ray.get(done)
-            except RayActorError as error:
+            except DEAD as error:
                 waiting.appendleft(job)
                 deaths[job] += 1
                 if deaths[job] >= DEATHS:
@@ -141,12 +157,22 @@ class Crew:
                         "Most likely they ran out of memory: give a worker fewer prompts at a "
                         f"time, or more memory. Ray says: {error}"
                     ) from error
-                if i not in self._away.values():
-                    self._away[self._workers[i].about.remote()] = i
+                if self._workers[i] is worker:  # else the call before it told
+                    self._start(i)
             except RayTaskError as error:
                 raise _cause(error) from error
 
-    def _wait(self, flying: dict[Any, tuple[int, int]]) -> Any:
+    def _start(self, i: int) -> None:
+        """Starts a worker, in the place of one that is dead or cannot be reached.
+
+        Ray could start a dead one again by itself, but refuses calls until it is back.
+        """
+        if i in self._workers:
+            ray.kill(self._workers[i])
+        self._workers[i] = self._new()
+        self._away[self._workers[i].about.remote()] = i
+
+    def _wait(self, flying: Mapping[Any, object]) -> Any:
         """A call that is done, or None when a worker is there (again)."""
         busy = bool(flying) or len(self._away) < self.size
         done, _ = ray.wait(
@@ -164,12 +190,12 @@ class Crew:
         i = self._away.pop(done[0])
         try:
             about = ray.get(done[0])
-        except ActorDiedError as error:  # for good, which only one that never began is
-            raise ModelError(
-                f"Worker {i} could not be started. Steersman, and whatever makes the model, must "
-                f"be installed on every machine of the cluster. Ray says: {error}"
-            ) from error
         except RayActorError as error:
+            if error.actor_init_failed:
+                raise ModelError(
+                    f"Worker {i} could not be started. Steersman, and whatever makes the model, "
+                    f"must be installed on every machine of the cluster. Ray says: {error}"
+                ) from error
             self._deaths[i] += 1
             if self._deaths[i] >= DEATHS:
                 raise ModelError(
@@ -177,7 +203,7 @@ class Crew:
                     "machine has too little memory: ask for fewer workers per machine, or for a "
                     f"smaller dtype. Ray says: {error}"
                 ) from error
-            self._away[self._workers[i].about.remote()] = i
+            self._start(i)
             return None
         except RayTaskError as error:
             raise _cause(error) from error
@@ -197,9 +223,9 @@ class Crew:
 
     def close(self) -> None:
         """Ends the workers, and the cluster where it was started here."""
-        for worker in getattr(self, "_workers", ()):
+        for worker in self._workers.values():
             ray.kill(worker)
-        self._workers = []
+        self._workers = {}
         if self._started:
             ray.shutdown()
             self._started = False

@@ -39,12 +39,21 @@ def interval(position: Position | None, prompt_length: int, length: int) -> Inte
         RecipeError: there is no such token.
     """
     span, skip = ("completion", 0) if position is None else (position.span, position.skip_last)
+    if skip < 0:
+        raise RecipeError(
+            f"skip_last is {skip}; write 0 to leave nothing out, or a count of tokens."
+        )
     start, stop = (0, prompt_length) if span == "prompt" else (prompt_length, length)
     stop -= skip
     if stop - start < 1:
         raise RecipeError(
             f"capture reads the {span}, and a prompt has no token there (skip_last is {skip}). "
             "Give a completion, or skip fewer tokens."
+        )
+    if position is None and not start:
+        raise RecipeError(
+            "An answer's first token is predicted from the last token of the prompt, and a prompt "
+            "is empty. Give it a text."
         )
     if position is None:
         return Interval(start - 1, stop - 1)

@@ -9,7 +9,7 @@ from steersman.core.types import Prompt
 from steersman.data.images import image_hash
 from steersman.models.chat import Encoded
 
-WINDOW = 1024  # prompts that are encoded and sorted together
+WINDOW = 256  # prompts that are encoded and sorted together, and that one worker gets
 Pictures = tuple[str, ...]
 """The hashes of the images of a prompt."""
 
@@ -20,7 +20,9 @@ def pictures_of(prompts: Sequence[Prompt]) -> list[Pictures]:
 
     def name(image: Image) -> str:
         if id(image) not in known:
-            known[id(image)] = f"{image.mode} {image_hash(image)}"
+            # In RGB, as the model gets it: the pixels of a palette image alone do not tell it.
+            seen = image if image.mode == "RGB" else image.convert("RGB")
+            known[id(image)] = f"{image.mode} {image_hash(seen)}"
         return known[id(image)]
 
     return [tuple(name(image) for image in prompt.images) for prompt in prompts]

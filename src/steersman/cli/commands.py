@@ -8,13 +8,17 @@ import typer
 app = typer.Typer(no_args_is_help=False, add_completion=True, pretty_exceptions_enable=False)
 world_app = typer.Typer(no_args_is_help=True, help="The bundled synthetic world and its model.")
 import_app = typer.Typer(no_args_is_help=True, help="Turn files of others into artifacts.")
+cache_app = typer.Typer(no_args_is_help=True, help="What was read of models, and is kept.")
 app.add_typer(world_app, name="world")
 app.add_typer(import_app, name="import")
+app.add_typer(cache_app, name="cache")
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help='A folder, a hub id, or "bundled".')
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and no progress.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON on stdout; progress of reading on stderr.")
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Use a policy although the model is not its own.")
 ]
@@ -22,6 +26,41 @@ DtypeOption = Annotated[
     str, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default=True)
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map", help="auto, balanced, sequential: spread a model over all devices."
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder of the row cache, if not $STEERSMAN_CACHE."),
+]
+CacheDtypeOption = Annotated[
+    str | None,
+    typer.Option("--cache-dtype", help="Keep rows as float32 (the default), bfloat16 or float16."),
+]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Read everything, and keep nothing of it.")
+]
+
+RayOption = Annotated[
+    str | None,
+    typer.Option("--ray", help="Run on a Ray cluster: its HOST:PORT, auto, or local to start one."),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="With --ray: copies of the model; one per GPU, or 2."),
+]
+CpusOption = Annotated[
+    int | None, typer.Option("--cpus-per-worker", help="With --ray: CPU cores of each worker; 1.")
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker", help="With --ray: GPUs of each worker; 1 with --device cuda."
+    ),
+]
 
 
 @app.command()
@@ -54,17 +93,70 @@ def fit(
         typer.Option(help="Search on these rows (dataset.json has a suite); may be repeated."),
     ] = None,
     device: DeviceOption = "cpu",
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = "float32",
+    cache: CacheOption = None,
+    cache_dtype: CacheDtypeOption = None,
+    no_cache: NoCacheOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = None,
+    gpus_per_worker: GpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn a policy from a recipe and data."""
+    from steersman.cli.cache import CacheChoice
     from steersman.cli.fit import FitJob, run_fit
+    from steersman.cli.shared import Workers
 
     job = FitJob(
         recipe, tuple(data), out, model, split, tuple(overrides or ()), tuple(calibration or ()),
-        device, dtype,
+        device, dtype, device_map, CacheChoice(cache, cache_dtype, no_cache),
+        Workers(ray, workers, cpus_per_worker, gpus_per_worker),
     )  # fmt: skip
     run_fit(job, as_json=as_json)
+
+
+@app.command()
+def capture(
+    recipes: Annotated[
+        list[str], typer.Argument(help="Recipes (TOML) or presets that shall be fitted later.")
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(help="A folder with pairs.jsonl, or hub:owner/name; repeated for suites."),
+    ],
+    model: ModelOption = "bundled",
+    split: Annotated[str | None, typer.Option(help="A split of the data.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="path.to.field=value, for every recipe.")
+    ] = None,
+    device: DeviceOption = "cpu",
+    device_map: DeviceMapOption = None,
+    dtype: DtypeOption = "float32",
+    cache: CacheOption = None,
+    cache_dtype: CacheDtypeOption = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = None,
+    gpus_per_worker: GpusOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read into the cache what fitting these recipes needs; fitting then runs no model.
+
+    What a recipe reads may depend on what it read before, so each is fitted here, too, and its
+    policy thrown away. A [search] is left out: it asks for answers of steered models.
+    """
+    from steersman.cli.cache import CacheChoice
+    from steersman.cli.capture import CaptureJob, run_capture
+    from steersman.cli.shared import Workers
+
+    job = CaptureJob(
+        tuple(recipes), tuple(data), model, split, tuple(overrides or ()), device, dtype,
+        device_map, CacheChoice(cache, cache_dtype),
+        Workers(ray, workers, cpus_per_worker, gpus_per_worker),
+    )  # fmt: skip
+    run_capture(job, as_json=as_json)
 
 
 @app.command("eval")
@@ -84,13 +176,22 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
     force: ForceOption = False,
     device: DeviceOption = "cpu",
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = "float32",
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusOption = None,
+    gpus_per_worker: GpusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a policy beside the unsteered model, a prompt, and a random vector of its norm."""
     from steersman.cli.eval import EvalJob, run_eval
+    from steersman.cli.shared import Workers
 
-    job = EvalJob(tuple(data), policy, model, strength, prompt, out, limit, force, device, dtype)
+    job = EvalJob(
+        tuple(data), policy, model, strength, prompt, out, limit, force, device, dtype, device_map,
+        Workers(ray, workers, cpus_per_worker, gpus_per_worker),
+    )  # fmt: skip
     run_eval(job, as_json=as_json)
 
 
@@ -123,6 +224,7 @@ def compare(
         int | None, typer.Option(help="Only the first calibration and test rows of each suite.")
     ] = None,
     device: DeviceOption = "cpu",
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
@@ -134,7 +236,7 @@ def compare(
         return
     job = CompareJob(
         tuple(recipes or ()), tuple(suites or ()), world, seeds, out, model, all_suites, limit,
-        device, dtype,
+        device, dtype, device_map,
     )  # fmt: skip
     run_compare(job, as_json=as_json)
 
@@ -151,6 +253,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     force: ForceOption = False,
     device: DeviceOption = "cpu",
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
@@ -159,7 +262,7 @@ def generate(
 
     job = GenerateJob(
         question, policy, model, tuple(image or ()), system, strength, max_new_tokens,
-        temperature, force, device, dtype,
+        temperature, force, device, dtype, device_map,
     )  # fmt: skip
     run_generate(job, as_json=as_json)
 
@@ -200,6 +303,38 @@ def import_l2s(
     from steersman.cli.fit import run_import
 
     run_import(file, preset, out, model)
+
+
+@cache_app.command("ls")
+def cache_ls(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """List what is kept: of which model, how many rows, how large, and when last used."""
+    from steersman.cli.cache import run_ls
+
+    run_ls(cache, as_json=as_json)
+
+
+@cache_app.command("du")
+def cache_du(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """Print how much room it takes."""
+    from steersman.cli.cache import run_du
+
+    run_du(cache, as_json=as_json)
+
+
+@cache_app.command("rm")
+def cache_rm(
+    namespaces: Annotated[
+        list[str] | None, typer.Argument(help="Which, as `steersman cache ls` names them.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    cache: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete kept rows; nothing else is lost than the time to read them again."""
+    from steersman.cli.cache import run_rm
+
+    run_rm(cache, tuple(namespaces or ()), every=every, yes=yes, as_json=as_json)
 
 
 @world_app.command("train")

@@ -63,6 +63,7 @@ class CompareJob:
     limit: int | None
     device: str
     dtype: str
+    device_map: str | None = None
 
 
 def run_compare(job: CompareJob, *, as_json: bool) -> None:
@@ -78,7 +79,9 @@ def run_compare(job: CompareJob, *, as_json: bool) -> None:
     began = time.monotonic()
     with stages(quiet=as_json) as note:
         note("loading the model", 0.0)
-        model = open_model(job.model, device=job.device, dtype=job.dtype, batch_size=128)
+        model = open_model(
+            job.model, device=job.device, device_map=job.device_map, dtype=job.dtype, batch_size=128
+        )
         check_model(recipes, benches, model.spec)
         for i, seed in enumerate(seeds):
             if job.world is not None and i:

@@ -1,12 +1,13 @@
 """`steersman eval`: a policy beside the unsteered model, a prompt and a random vector."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from steersman.cli.console import out as console
 from steersman.cli.console import print_json, say, stages
-from steersman.cli.shared import VERSION, limited, open_artifact, open_data, open_model
+from steersman.cli.shared import VERSION, Workers, limited, open_artifact, open_data, open_engine
 from steersman.cli.summary import summaries
 from steersman.core.errors import DataError, RecipeError
 from steersman.core.io import Artifact
@@ -35,6 +36,8 @@ class EvalJob:
     force: bool
     device: str
     dtype: str
+    device_map: str | None = None
+    workers: Workers = Workers()
 
 
 def run_eval(job: EvalJob, *, as_json: bool) -> None:
@@ -50,9 +53,18 @@ def run_eval(job: EvalJob, *, as_json: bool) -> None:
             "told apart. Evaluate them one at a time, each with its own --out."
         )
     refuse_foreign(job.out / "results.json")
-    with stages(quiet=as_json) as note:
+    with ExitStack() as stack:
+        note = stack.enter_context(stages(quiet=as_json))
         note("loading the model", 0.0)
-        model = open_model(job.model, device=job.device, dtype=job.dtype)
+        model = stack.enter_context(
+            open_engine(
+                job.model,
+                job.workers,
+                device=job.device,
+                device_map=job.device_map,
+                dtype=job.dtype,
+            )
+        )
         artifact = open_artifact(job.policy, model, force=job.force) if job.policy else None
         for data in whole:
             if artifact is not None and fitted_on(artifact.provenance, data):

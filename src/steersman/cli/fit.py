@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steersman.backends.hf import HFModel
-from steersman.cli.console import err, print_json, say, stages
+from steersman.backends.cached import CachedModel
+from steersman.cli.cache import CacheChoice
+from steersman.cli.console import CaptureLines, err, print_json, rates, say, stages
 from steersman.cli.recipes import open_recipe
-from steersman.cli.shared import VERSION, open_data, open_model
+from steersman.cli.shared import VERSION, Workers, open_data, open_engine, open_model
 from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.io import Artifact, refuse_other, save_artifact
 from steersman.core.recipe import Recipe
+from steersman.core.requests import Backend
 from steersman.core.tree import Plain, encode
 from steersman.core.types import ModelSpec
 from steersman.data.rows import Dataset
@@ -46,11 +49,15 @@ class FitJob:
     calibration: tuple[str, ...]
     device: str
     dtype: str
+    device_map: str | None = None
+    cache: CacheChoice = CacheChoice()
+    workers: Workers = Workers()
 
 
 def run_fit(job: FitJob, *, as_json: bool) -> None:
     """Fits and saves a policy; says where it is and what it holds."""
     plan = open_recipe(job.recipe, job.overrides)
+    store = job.cache.open()
     refuse_other(job.out)
     refuse_requests(plan)
     rows = by_suite([open_data(source, job.split) for source in job.data])
@@ -61,9 +68,19 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
         told = f"{plan.source}: [search] waits for --calibration; the recipe stays as written."
         err.print(told, markup=False, highlight=False, soft_wrap=True)
     began = time.monotonic()
-    with stages(quiet=as_json) as note:
+    with ExitStack() as stack:
+        note = stack.enter_context(stages(quiet=as_json))
         note("loading the model", 0.0)
-        backend = open_model(job.model, device=job.device, dtype=job.dtype)
+        engine = stack.enter_context(
+            open_engine(
+                job.model,
+                job.workers,
+                device=job.device,
+                device_map=job.device_map,
+                dtype=job.dtype,
+            )
+        )
+        backend = CachedModel(engine, store, CaptureLines() if as_json else note.capture)
         note(f"fitting {plan.name} on {sum(map(len, rows.values()))} rows", 0.2)
         if not chosen_on:
             made = fit_policy(backend, plan, rows, VERSION)
@@ -81,6 +98,7 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
         "rows": made.provenance["num_rows"],
         "content_hash": made.content_hash(),
         "seconds": round(time.monotonic() - began, 1),
+        "capture": captured(backend),
     }
     if as_json:
         print_json(said)
@@ -88,6 +106,24 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
     say(f"fitted {plan.name} in {said['seconds']} s")
     for name in ("policy", "method", "rows", "model", "content_hash"):
         say(f"  {name:12} {said[name]}")
+    done = backend.totals
+    if store is not None and done.cached:
+        say(f"  {'cache':12} {done.cached:,} of {done.rows:,} rows, from {store.root}")
+
+
+def captured(model: CachedModel) -> dict[str, object]:
+    """What was read of the model, for programs."""
+    done = model.totals
+    speed = rates(done)
+    return {
+        "rows": done.rows,
+        "cached": done.cached,
+        "tokens": done.tokens,
+        "seconds": round(done.seconds, 3),
+        "rows_per_second": speed["rows_per_second"],
+        "tokens_per_second": speed["tokens_per_second"],
+        "notes": list(model.notes),
+    }
 
 
 def by_suite(sets: Sequence[Dataset]) -> dict[str, Dataset]:
@@ -150,7 +186,7 @@ def _is_l2s(plan: Recipe) -> bool:
 
 
 def _searched(
-    model: HFModel,
+    model: Backend,
     plan: Recipe,
     rows: Mapping[str, Dataset],
     calibration: Mapping[str, Dataset],
@@ -170,7 +206,7 @@ def _searched(
 
 
 def _l2s(
-    model: HFModel,
+    model: Backend,
     plan: Recipe,
     rows: Mapping[str, Dataset],
     calibration: Mapping[str, Dataset],

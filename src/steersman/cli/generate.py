@@ -29,6 +29,7 @@ class GenerateJob:
     force: bool
     device: str
     dtype: str
+    device_map: str | None = None
 
 
 def run_generate(job: GenerateJob, *, as_json: bool) -> None:
@@ -36,7 +37,7 @@ def run_generate(job: GenerateJob, *, as_json: bool) -> None:
     prompt = Prompt(job.question, tuple(open_image(p) for p in job.images), job.system)
     with stages(quiet=as_json) as note:
         note("loading the model", 0.0)
-        model = open_model(job.model, device=job.device, dtype=job.dtype)
+        model = open_model(job.model, device=job.device, device_map=job.device_map, dtype=job.dtype)
         policy = open_policy(job.policy, model, force=job.force)
         note("generating", 0.5)
         plain = Request(prompt, max_new_tokens=job.max_new_tokens, temperature=job.temperature)

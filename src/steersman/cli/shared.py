@@ -1,15 +1,21 @@
 """Steps that several verbs share."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from steersman import __version__
+from steersman.backends.engine import Engine
 from steersman.backends.hf import HFModel, load
 from steersman.core.errors import DataError, RecipeError, nearest
 from steersman.core.io import Artifact, load_artifact
+from steersman.core.roles import Model
 from steersman.core.steerer import Policy
 from steersman.data.load import load as load_data
 from steersman.data.rows import Dataset
@@ -19,12 +25,110 @@ VERSION = __version__
 
 
 def open_model(
-    source: str, *, device: str = "cpu", dtype: str = "float32", batch_size: int = 32
+    source: str,
+    *,
+    device: str = "cpu",
+    device_map: str | None = None,
+    dtype: str = "float32",
+    batch_size: int = 32,
 ) -> HFModel:
-    """The model a verb was asked for."""
+    """The model a verb was asked for.
+
+    Raises:
+        RecipeError: there is no such dtype, --device and --device-map are given, or torchrun
+            started several processes, which would all write the same files.
+    """
+    _refuse_torchrun()
+    if device_map is not None and device != "cpu":
+        raise RecipeError(
+            f"--device {device} and --device-map {device_map} each say where the weights go. Give "
+            "one of them."
+        )
     if dtype not in DTYPES:
         raise RecipeError(f"There is no dtype {dtype!r}.{nearest(dtype, DTYPES)}")
-    return load(source, device=device, dtype=DTYPES[dtype], batch_size=batch_size)
+    return load(
+        source,
+        device=device if device_map is None else None,
+        device_map=device_map,
+        dtype=DTYPES[dtype],
+        batch_size=batch_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Which workers were asked for on the command line.
+
+    Attributes:
+        ray: address of a Ray cluster, or "local"; None runs the model in this process.
+        num: copies of the model; None leaves it to the cluster.
+        cpus: CPU cores of each.
+        gpus: GPUs of each; None is 1 where the model goes to a GPU.
+    """
+
+    ray: str | None = None
+    num: int | None = None
+    cpus: int | None = None
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {"--workers": self.num, "--cpus-per-worker": self.cpus}
+        given |= {"--gpus-per-worker": self.gpus}
+        needless = [name for name, value in given.items() if value is not None]
+        if self.ray is None and needless:
+            raise RecipeError(f"{needless[0]} needs --ray ADDRESS. Add it: --ray local, say.")
+
+
+@contextmanager
+def open_engine(
+    source: str,
+    workers: Workers = Workers(),
+    *,
+    device: str = "cpu",
+    device_map: str | None = None,
+    dtype: str = "float32",
+) -> Iterator[Engine]:
+    """The model a verb was asked for, in this process or on the workers of a Ray cluster.
+
+    Raises:
+        RecipeError: the settings cannot be used together, or there is no such cluster.
+        MissingExtraError: Ray is asked for, and not installed.
+    """
+    make = partial(open_model, source, device=device, device_map=device_map, dtype=dtype)
+    if workers.ray is None:
+        yield make()
+        return
+    from steersman.backends.ray_engine import Cluster, RayModel
+
+    if dtype not in DTYPES:
+        raise RecipeError(f"There is no dtype {dtype!r}.{nearest(dtype, DTYPES)}")
+    gpus = workers.gpus
+    if gpus is None:
+        gpus = 0 if device == "cpu" and device_map is None else 1
+    if gpus and device == "cpu" and device_map is None:
+        raise RecipeError(
+            f"--gpus-per-worker is {gpus:g}, and --device is cpu: the GPUs would idle. Add "
+            "--device cuda (each worker sees its own only), or --device-map auto for several."
+        )
+    if device not in ("cpu", "cuda"):
+        raise RecipeError(
+            f"--device is {device}, but which GPU a worker gets is up to Ray. Write --device cuda."
+        )
+    cluster = Cluster(
+        address=workers.ray, num_workers=workers.num, cpus=workers.cpus or 1, gpus=gpus
+    )
+    with RayModel(make, cluster) as model:
+        yield model
+
+
+def _refuse_torchrun() -> None:
+    num = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+    if num != "1":
+        raise RecipeError(
+            f"torchrun started {num} processes, and all of them would write the same files. Run "
+            "steersman by itself with --device-map auto, or share the model among processes in "
+            "Python: docs/larger-models.md."
+        )
 
 
 def open_policy(path: Path | None, model: HFModel, *, force: bool) -> Policy | None:
@@ -32,7 +136,7 @@ def open_policy(path: Path | None, model: HFModel, *, force: bool) -> Policy | N
     return None if path is None else open_artifact(path, model, force=force).policy
 
 
-def open_artifact(path: Path, model: HFModel, *, force: bool) -> Artifact:
+def open_artifact(path: Path, model: Model, *, force: bool) -> Artifact:
     """An artifact, checked against the model."""
     return load_artifact(path, model.spec, force=force)
 
