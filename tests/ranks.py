@@ -104,6 +104,7 @@ def in_depth(folder: Path) -> dict[str, object]:
         "fitted": apart(*fitted),
         "fitted_bits": digest(fitted[0]),
         "own_call": own,
+        "in_step": [shared.in_step, whole.in_step],
         "heads": [
             refusal(lambda: shared.capture(PROMPTS, [HEADS])),
             refusal(lambda: shared.generate([replace(request)])),

@@ -39,6 +39,7 @@ class Fake:
 
     spec = SPEC
     numerics = "float32"
+    in_step = False
     notes = ("slow",)
 
     def __init__(self, fail_after: int | None = None) -> None:
@@ -314,6 +315,15 @@ def test_an_engine_that_leaves_prompts_out_is_noticed(store):
 
     with pytest.raises(ModelError, match="8 of 10 prompts were not read"):
         CachedModel(Forgetful(), store).capture(prompts(), SITES, LAST)
+
+
+def test_a_store_is_refused_where_several_processes_must_read_the_same_prompts(store):
+    class Shared(Fake):
+        in_step = True
+
+    with pytest.raises(ModelError, match="Use no store"):
+        CachedModel(Shared(), store)
+    assert CachedModel(Shared()).in_step
 
 
 def test_greedy_answers_are_known_by_prompt_and_length(store):

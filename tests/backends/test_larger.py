@@ -181,6 +181,7 @@ def test_answers_logits_and_fits_agree(told):
     for rank in (first, second):
         assert max(rank[k] for k in ("answer_states", "logits", "fitted")) < TOLERANCE
         assert rank["own_call"][0] == rank["own_call"][1]
+        assert rank["in_step"] == [True, False]
     assert first["fitted_bits"] == second["fitted_bits"]
 
 

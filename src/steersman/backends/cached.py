@@ -85,6 +85,12 @@ class CachedModel:
     ) -> None:
         if store is not None and not isinstance(store, RowStore):
             raise RecipeError(f"The store is {store!r}. Give a RowStore: RowStore({store!r}).")
+        if store is not None and engine.in_step:
+            raise ModelError(
+                "Several processes share this model and must read the same prompts: one that finds "
+                "rows which another does not have yet would wait for it forever. Use no store: "
+                "CachedModel(model), or the model itself."
+            )
         self.engine = engine
         self.store = store
         self._on_progress = on_progress
@@ -101,6 +107,10 @@ class CachedModel:
     @property
     def notes(self) -> Sequence[str]:
         return self.engine.notes
+
+    @property
+    def in_step(self) -> bool:
+        return self.engine.in_step
 
     @property
     def totals(self) -> CaptureProgress:

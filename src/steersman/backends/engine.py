@@ -60,6 +60,11 @@ class Engine(Backend, Protocol):
         """Where reading fell back to a slower way, and why."""
         ...
 
+    @property
+    def in_step(self) -> bool:
+        """Whether other processes run parts of the same model, and must make the same calls."""
+        ...
+
     def windows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Indices of all prompts, in parts that are read one by one; the same for the same prompts.
 

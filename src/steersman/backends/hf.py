@@ -34,6 +34,7 @@ from steersman.models.head import Head, find_head
 from steersman.models.image_tokens import image_token, needs_image
 from steersman.models.load import DeviceMap, MaxMemory, Placement, Shared, load_pretrained
 from steersman.models.offloaded import runs_on
+from steersman.models.sharded import is_sharded
 from steersman.models.wrapped import takes_positions, unwrapped, with_head
 
 TOKEN_BUDGET = 4096
@@ -150,6 +151,11 @@ class HFModel:
         how = getattr(self.model.config, "_attn_implementation", None)
         told = f"{self.model.dtype}, {how}, {self._device.type}, {self._contents.digest()}"
         return told.removeprefix("torch.")
+
+    @property
+    def in_step(self) -> bool:
+        """As `Engine.in_step`: tensor parallelism."""
+        return is_sharded(self.model)
 
     @property
     def notes(self) -> Sequence[str]:

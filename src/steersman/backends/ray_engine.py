@@ -47,6 +47,7 @@ class RayModel:
             raise
         self.spec: ModelSpec = about["spec"]
         self.numerics: str = about["numerics"]
+        self.in_step = False
         self.batch_size: int = about["batch_size"]
 
     @property
