@@ -3,8 +3,10 @@
 from copy import deepcopy
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
 from oracle import hand_hook
@@ -263,6 +265,19 @@ def test_a_model_in_training_is_not_read():
         model.capture(pairs(), [SITE], READ)
 
 
+def test_adapters_that_drop_nothing_are_read_before_they_were_put_in_evaluation():
+    model = own_weights()
+    for dropout in (0.0, 0.5):
+        lora = peft.LoraConfig(target_modules=["q_proj"], lora_dropout=dropout)
+        tuned = peft.get_peft_model(deepcopy(model.model), lora)
+        made = HFModel(tuned, model.chat.processor)
+        if dropout:
+            with pytest.raises(ModelError, match="in training mode"):
+                made.capture(pairs(), [SITE], READ)
+        else:
+            assert same_as_alone(made, pairs())
+
+
 def same_as_alone(model, given, sites=(SITE,)):
     together = model.capture(given, sites, READ)
     alone = [model.capture([prompt], sites, READ) for prompt in given]
@@ -282,6 +297,23 @@ def test_pictures_with_the_same_indices_and_other_colours_are_read_each():
 
 def test_texts_of_several_lengths_are_read_as_alone_where_positions_have_several_axes():
     assert same_as_alone(fresh(tiny.qwen2_vl), pairs())
+
+
+@pytest.mark.parametrize("limit", [2, 14, 60])
+def test_texts_beyond_the_length_where_angles_change_are_read_as_alone(limit):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope |= {"original_max_position_embeddings": limit}
+    sizes = tiny.llama().model.config.vocab_size
+    config = LlamaConfig(vocab_size=sizes, rope_parameters=rope, **tiny.TEXT)
+    torch.manual_seed(0)
+    model = HFModel(LlamaForCausalLM(config).eval(), tiny.tokenizer())
+    longer = [
+        Prompt(f"{ASKED[0]} {'a cup . ' * (i + 3)}", completion=said * 4)
+        for i in range(6)
+        for said in SAID
+    ]
+    assert same_as_alone(model, [*pairs(), *longer])
 
 
 def test_sharing_that_is_wrong_behind_padding_alone_is_noticed(monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from steersman.core.errors import RecipeError, StorageError
 from steersman.data import namespace as namespaces
@@ -100,7 +101,7 @@ def test_the_first_use_sees_the_numbers_that_later_ones_see(tmp_path, dtype):
 def test_a_number_too_large_for_float16_is_refused(tmp_path):
     rows = opened(tmp_path, dtype=torch.float16)
     with pytest.raises(RecipeError, match="reaches 7e.04.*bfloat16"):
-        put(rows, keys(1), torch.full((1, 2), 7e4))
+        put(rows, keys(1), torch.tensor([[7e4, float("inf")]]))
     assert rows.holds(keys(1), ["resid_post[1]"]) == [False]
 
 
@@ -181,7 +182,7 @@ def test_leftovers_of_killed_processes_are_ignored_and_old_ones_removed(tmp_path
     assert young.exists() and other.exists() and not old.exists()
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "other", "unfit"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "other", "unfit", "flat", "halves"])
 def test_a_damaged_segment_is_left_out_with_one_warning_that_names_it(tmp_path, damage):
     rows = opened(tmp_path, flush_seconds=0)
     put(rows, keys(2), torch.zeros(2, 2))
@@ -191,7 +192,11 @@ def test_a_damaged_segment_is_left_out_with_one_warning_that_names_it(tmp_path, 
     unfit = segments.save({"keys": torch.zeros(1, 32, dtype=torch.uint8), "a": torch.zeros(3, 2),
                            "counts": torch.ones(1, dtype=torch.long)})  # fmt: skip
     others = segments.save({"a": torch.zeros(3)})
-    first.write_bytes({"empty": b"", "cut": content[:-3], "other": others, "unfit": unfit}[damage])
+    whole = load(content)
+    flat = segments.save({**whole, "b": torch.tensor(1.0)})
+    halves = segments.save({**whole, "counts": whole["counts"].half()})
+    wrong = {"empty": b"", "cut": content[:-3], "other": others, "unfit": unfit}
+    first.write_bytes({**wrong, "flat": flat, "halves": halves}[damage])
     with pytest.warns(UserWarning, match=first.name) as told:
         view = opened(tmp_path)
         view.refresh()

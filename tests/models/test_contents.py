@@ -2,6 +2,7 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 from tokenizers import normalizers
@@ -84,3 +85,49 @@ def test_rows_of_a_model_are_not_taken_for_those_of_an_edited_one(tmp_path):
         model.model.layers[0].mlp.down_proj.weight[:, 3] = 0
     after = cached.capture(*asked)[Site(1)]
     assert torch.equal(after, engine.capture(*asked)[Site(1)]) and not torch.equal(before, after)
+
+
+def test_settings_are_looked_at_each_time(parts):
+    model, processor = parts
+    contents = Contents(model, processor)
+    seen = [contents.digest()]
+    processor.chat_template = "{{ messages[0]['content'] }}"
+    seen.append(contents.digest())
+    model.generation_config.repetition_penalty = 2.0
+    seen.append(contents.digest())
+    model.config.initializer_range = 0.3
+    seen.append(contents.digest())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen.append(contents.digest())
+    assert len(set(seen)) == len(seen)
+    assert contents.digest() == Contents(model, processor).digest() == seen[-2]
+
+
+def test_adapters_that_are_switched_are_noticed(parts):
+    model, processor = parts
+    lora = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(model, lora, adapter_name="first")
+    tuned.add_adapter("second", lora)
+    contents = Contents(model, processor)
+    seen = [contents.digest()]
+    tuned.set_adapter("second")
+    seen.append(contents.digest())
+    with tuned.disable_adapter():
+        seen.append(contents.digest())
+    assert len(set(seen)) == len(seen)
+    tuned.set_adapter("first")
+    assert contents.digest() == Contents(model, processor).digest() == seen[0]
+
+
+def test_rows_read_through_one_adapter_are_not_taken_for_anothers(tmp_path):
+    made = tiny.llama()
+    model = copy.deepcopy(made.model)
+    lora = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(model, lora, adapter_name="first")
+    tuned.add_adapter("second", lora)
+    given, site, store = [Prompt("a b c")], Site(1), RowStore(tmp_path)
+    for name in ("first", "second"):
+        tuned.set_adapter(name)
+        engine = HFModel(tuned, made.chat.processor)
+        kept = CachedModel(engine, store).capture(given, [site])[site]
+        assert torch.equal(kept, engine.capture(given, [site])[site])

@@ -60,7 +60,8 @@ class Capture:
     ) -> Iterator[Piece]:
         pictures = pictures_of(prompts)
         encoded = self.passes.chat.rows(prompts, same=pictures)
-        rows = token_rows(prompts, encoded, pictures, self.proof.image_token)
+        image_token, limit = self.proof.image_token, self.passes.limit
+        rows = token_rows(prompts, encoded, pictures, image_token, limit)
         window = Window.of(prompts, encoded, reading, known)
         yield from self.passes.run(window, forest(rows, self.proof.allowed(prompts, reading, rows)))
 

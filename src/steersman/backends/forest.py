@@ -119,23 +119,32 @@ def _behind(node: Node, cut: int) -> list[Node]:
 
 
 def batches(
-    nodes: Sequence[Node], budget: int, *, past: int = 0, exact: bool = False
+    nodes: Sequence[Node],
+    budget: int,
+    *,
+    past: int = 0,
+    exact: bool = False,
+    limit: int | None = None,
 ) -> Iterator[list[Node]]:
     """Nodes that run in one pass: of similar length, and no more tokens than the budget.
 
     Args:
         past: tokens before the nodes, whose keys and values are held.
         exact: nodes of one length only, where padding is not to be had.
+        limit: nodes that end behind it run with others of their length only.
     """
 
     def order(node: Node) -> tuple[bool, int]:
         return (not node.children, -len(node))
 
+    def beyond(node: Node) -> bool:
+        return limit is not None and node.stop > limit
+
     for (leaf, _), alike in groupby(
         sorted(nodes, key=order),
         key=lambda node: (
             not node.children,
-            len(node) if exact or (past and node.children) else 0,
+            len(node) if exact or (past and node.children) or beyond(node) else 0,
         ),
     ):
         part: list[Node] = []

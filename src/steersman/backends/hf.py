@@ -34,6 +34,7 @@ from steersman.models.head import Head, find_head
 from steersman.models.image_tokens import image_token, needs_image
 from steersman.models.load import DeviceMap, MaxMemory, Placement, Shared, load_pretrained
 from steersman.models.offloaded import runs_on
+from steersman.models.rope import length_limit
 from steersman.models.sharded import is_sharded
 from steersman.models.wrapped import takes_positions, unwrapped, with_head
 
@@ -91,6 +92,7 @@ class HFModel:
             device=lambda: self._device,
             budget=token_budget,
             lock=self._lock,
+            limit=length_limit(model.config),
         )
         self._capture = Capture(passes, Proof(passes, image_token(model.config)))
         self.spec = ModelSpec(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from steersman.backends.continued import Prefix, places_of
@@ -104,6 +104,7 @@ class Passes:
 
     Attributes:
         budget: tokens of one pass; halved when memory runs out.
+        limit: longer rows run whole, and with others of their length only.
         places: whether the model is told positions that leave padding out.
     """
 
@@ -114,6 +115,7 @@ class Passes:
     device: Callable[[], torch.device]
     budget: int
     lock: RLock = field(default_factory=RLock)
+    limit: int | None = None
 
     def run(self, window: Window, trees: Sequence[Node]) -> Iterator[Piece]:
         """The pieces of a window; nodes and pieces count its prompts.
@@ -122,12 +124,14 @@ class Passes:
             ModelError: a site did not run, one prompt alone needs more memory than there is, or the
                 model is in training mode.
         """
-        if any(module.training for module in self.model.modules()):
+        drops = (m for m in self.model.modules() if isinstance(m, nn.Dropout) and m.p > 0)
+        if self.model.training or any(module.training for module in drops):
             raise ModelError(
                 f"{type(self.model).__name__} is in training mode, in which dropout draws another "
                 "state each time. Call model.eval() before it is read."
             )
-        for nodes in batches(trees, self.budget, exact=self.blocks.padding_disturbs):
+        exact = self.blocks.padding_disturbs
+        for nodes in batches(trees, self.budget, exact=exact, limit=self.limit):
             if window.has_images:  # in the order in which they were processed
                 nodes.sort(key=lambda node: node.members[0])
             yield from self._run(window, nodes, None)

@@ -103,7 +103,7 @@ class Proof:
         pictures = pictures_of(prompts)
         encoded = self.passes.chat.rows(prompts, same=pictures)
         rows = token_rows(prompts, encoded, pictures, self.image_token)
-        longer = _longer(encoded)
+        longer = _longer(encoded, self.passes.limit)
         long_rows = [
             replace(rows[0], ids=tuple(row["input_ids"].tolist()), prompt=num)
             for row, num in zip(longer.rows, longer.prompt_length, strict=True)
@@ -111,7 +111,9 @@ class Proof:
         whole = [replace(prompts[0], completion="", close_turn=False)] * len(longer.rows)
         said = replace(reading, position=Position("completion", "mean"))
         try:
-            why = self._apart(Window.of(whole, longer, said), long_rows, ["completions"])
+            why = ""
+            if longer.rows:  # beyond a limit, nothing is shared
+                why = self._apart(Window.of(whole, longer, said), long_rows, ["completions"])
             return why or self._apart(Window.of(prompts, encoded, reading), rows, kinds)
         except FAILED as error:
             return f"it failed with {type(error).__name__}: {str(error)[:200]}"
@@ -135,7 +137,7 @@ class Proof:
         return {site: torch.cat(parts) for site, parts in found.items()}
 
 
-def _longer(encoded: Encoded) -> Encoded:
+def _longer(encoded: Encoded, limit: int | None) -> Encoded:
     """The first prompt and a longer one with answers of several lengths, of its own last token."""
     num, row = encoded.prompt_length[0], encoded.rows[0]
     prompt = {name: values[:num] for name, values in row.items()}
@@ -143,7 +145,13 @@ def _longer(encoded: Encoded) -> Encoded:
     rows = [continued(prompt, said[:n], encoded.answer_type) for n in ANSWERS]
     rows += [continued(prompt, said[: MORE + n], encoded.answer_type) for n in ANSWERS[:2]]
     lengths = [num] * len(ANSWERS) + [num + MORE] * 2
-    return replace(encoded, rows=rows, prompt_length=lengths, processed=[])
+    within = [i for i, made in enumerate(rows) if limit is None or len(made["input_ids"]) <= limit]
+    return replace(
+        encoded,
+        rows=[rows[i] for i in within],
+        prompt_length=[lengths[i] for i in within],
+        processed=[],
+    )
 
 
 def _sample(rows: Sequence[TokenRow], kind: Kind, kinds: Sequence[Kind]) -> list[int]:

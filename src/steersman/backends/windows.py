@@ -56,8 +56,13 @@ def token_rows(
     encoded: Encoded,
     pictures: Sequence[Pictures],
     image_token: int | None,
+    limit: int | None = None,
 ) -> list[TokenRow]:
-    """The tokens of each prompt, with what it may have in common with others."""
+    """The tokens of each prompt, with what it may have in common with others.
+
+    Args:
+        limit: a longer row may not be cut apart.
+    """
     groups: dict[Hashable, int] = {}
     texts: dict[Hashable, int] = {}
     made: list[TokenRow] = []
@@ -70,6 +75,8 @@ def token_rows(
             # where nothing in the sequence stands for the image, it may be looked at by any token
             inside = [n for n, token in enumerate(ids) if token == image_token]
             whole = inside[-1] + 1 if inside else encoded.prompt_length[i]
+        if limit is not None and len(ids) > limit:
+            whole = len(ids)
         made.append(
             TokenRow(
                 ids,

@@ -197,10 +197,12 @@ class Namespace:
         if not rows.is_floating_point():
             return rows
         stored = rows.to(self._dtype)
-        if bool(stored.isinf().any()) and not bool(rows.isinf().any()):
+        lost = stored.isinf() & rows.isfinite()
+        if bool(lost.any()):
             raise RecipeError(
-                f"A state of the model reaches {float(rows.abs().max()):.3g}, and {self._dtype} "
-                "holds no such number. Keep rows as bfloat16 or float32: --cache-dtype bfloat16."
+                f"A state of the model reaches {float(rows[lost].abs().max()):.3g}, and "
+                f"{self._dtype} holds no such number. Keep rows as bfloat16 or float32: "
+                "--cache-dtype bfloat16."
             )
         return stored
 

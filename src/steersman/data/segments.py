@@ -129,10 +129,12 @@ def open_segment(path: Path) -> Table:
     except (SafetensorError, OSError) as error:
         raise BrokenSegment(str(error)) from error
     keys, counts = tensors.pop(KEYS, None), tensors.pop(COUNTS, None)
-    if keys is None or counts is None or keys.dtype != torch.uint8:
+    kinds = [None if t is None else t.dtype for t in (keys, counts)]
+    if keys is None or counts is None or kinds != [torch.uint8, torch.int64]:
         raise BrokenSegment(f"it has no {KEYS} and {COUNTS}")
     fits = keys.shape == (len(counts), KEY_BYTES) and bool((counts >= 0).all())
-    if not fits or any(len(rows) != int(counts.sum()) for rows in tensors.values()):
+    total = int(counts.sum())
+    if not fits or any(not rows.dim() or len(rows) != total for rows in tensors.values()):
         raise BrokenSegment("its rows do not fit its keys")
     packed = keys.numpy().tobytes()
     split = [packed[i : i + KEY_BYTES] for i in range(0, len(packed), KEY_BYTES)]

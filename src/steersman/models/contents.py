@@ -17,14 +17,16 @@ from steersman.models.fingerprint import stable, tensors
 from steersman.models.offloaded import offloaded
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+AUTOCAST = ("cpu", "cuda")
 PASSING = ("truncation", "padding")  # what a tokenizer's last call has set
 
 
 class Contents:
     """A digest of all weights, of how text and images are prepared, and of the libraries.
 
-    It is made when it is first asked for, and again once a weight was replaced or changed in
+    Weights are read when it is first asked for, and again once one was replaced or changed in
     place. A change behind autograd's back (`weight.data.mul_(2)`) is not noticed after that.
+    Settings are looked at each time: configurations, the chat template, which adapters are at work.
     """
 
     def __init__(
@@ -39,7 +41,8 @@ class Contents:
         state = _state(self._model)
         if self._made is None or self._made[0] != state:
             self._made = (state, self._digest())
-        return self._made[1]
+        settings = json.dumps(_settings(self._model, self._processor), sort_keys=True)
+        return hashlib.sha256((self._made[1] + settings).encode()).hexdigest()[:16]
 
     def _digest(self) -> str:
         versions = [torch.__version__, transformers.__version__, tokenizers.__version__]
@@ -49,7 +52,7 @@ class Contents:
                 whole = offloaded(self._model, name) if tensor.is_meta else tensor
                 digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
                 digest.update(_sums(whole))
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()
 
 
 def _sums(tensor: Tensor) -> bytes:
@@ -72,6 +75,27 @@ def _state(model: nn.Module) -> int:
             for p in model.parameters()
         )
     )
+
+
+def _settings(
+    model: nn.Module, processor: ProcessorMixin | PreTrainedTokenizerBase
+) -> list[object]:
+    """What decides the numbers beside the weights, and may be set to something else at any time."""
+    templates = [
+        getattr(part, "chat_template", None)
+        for part in (processor, getattr(processor, "tokenizer", processor))
+    ]
+    configs = [getattr(model, name, None) for name in ("config", "generation_config")]
+    adapters = [
+        (name, module.active_adapters, module.disable_adapters, module.merged_adapters)
+        + (getattr(module, "scaling", None),)
+        for name, module in model.named_modules()
+        if "merged_adapters" in vars(module)  # a layer of PEFT's
+    ]
+    kinds = [kind for kind in AUTOCAST if torch.is_autocast_enabled(kind)]
+    autocast = [(kind, str(torch.get_autocast_dtype(kind))) for kind in kinds]
+    told = [config.to_dict() for config in configs if config is not None]
+    return [stable(part) for part in (templates, told, adapters, autocast)]
 
 
 def _prepared(processor: ProcessorMixin | PreTrainedTokenizerBase) -> list[object]:
