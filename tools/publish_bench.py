@@ -1,56 +1,91 @@
-"""Writes the table of docs/bench.md from docs/generate.json.
+"""Writes the tables of docs/bench.md from docs/generate.json, docs/fit.json and docs/capture.json.
 
     python bench/generate.py --peers --json runs/bench/generate.json
     python tools/publish_bench.py runs/bench/generate.json
 
-No figure in the table is typed by hand; a test compares it with docs/generate.json.
+The suite of a file's rows says which block it fills; other blocks stay as they are. No figure in
+the tables is typed by hand; tests compare them with what is stored in docs.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from steersman.evals.records import Result, Results
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- generate:begin -->\n", "<!-- generate:end -->"
+TITLES: Mapping[str, Mapping[str, str]] = {
+    "generate": {
+        "tokens_per_second": "Tokens per second, all rows together",
+        "ratio": "Time, relative to the unsteered model",
+        "share": "Time inside steering's own code, relative to the rest of the run, percent",
+        "ratio_to_one": "32 policies in a batch, relative to one",
+        "added_memory": "Added memory, KiB",
+    },
+    "fit": {
+        "speedup": "Time of the reference, relative to ours",
+        "seconds": "Seconds",
+        "seconds_reference": "Seconds of the reference",
+        "loss": "Loss",
+        "loss_reference": "Loss of the reference",
+        "peak_memory": "Peak memory of the whole process, MiB",
+        "peak_memory_reference": "Peak memory of the reference's process, MiB",
+    },
+    "capture": {
+        "rows_per_second": "Contrast pairs per second",
+        "ratio_to_floor": "Time, relative to the floor",
+        "speedup_over_best_peer": "Time of the fastest other way, relative to ours",
+        "ratio_to_first": "Time of reading again, relative to the first time",
+        "peak_memory": "Peak memory, MiB",
+        "peak_memory_4n": "Peak memory over four times the pairs, MiB",
+        "memory_growth": "Growth of the peak, relative to the rows that came in addition",
+    },
+}
+"""By suite, what is shown, and its title. A metric without a title is shown by its name."""
+DIGITS = {"tokens_per_second": 1, "share": 2, "rows_per_second": 1, "seconds": 2, "speedup": 2}
 
 
 def cell(row: Result | None) -> str:
     """One figure with its interval, as precise as it is worth."""
     if row is None:
         return ""
-    if row.metric == "added_memory":
+    metric = row.metric.removesuffix("_reference")
+    if metric == "added_memory":
         return f"{row.value / 1024:.0f}"
-    digits = {"tokens_per_second": 1, "share": 2}.get(row.metric, 3)
-    shown = (100 * n if row.metric == "share" else n for n in (row.value, row.low, row.high))
+    if metric.startswith("peak_memory"):
+        return f"{row.value:.0f}"
+    digits = DIGITS.get(metric, 3)
+    shown = (100 * n if metric == "share" else n for n in (row.value, row.low, row.high))
     value, low, high = (f"{n:.{digits}f}" for n in shown)
-    return f"{value} [{low}, {high}]"
+    return value if row.n == 1 else f"{value} [{low}, {high}]"
 
 
 def grid(results: Results, metric: str) -> str:
-    """Methods down, batches across."""
+    """Methods down, splits across."""
     rows = Results(results.select(metric=metric))
     splits = rows.unique("split")
     lines = [f"| | {' | '.join(splits)} |", f"|:--|{'--:|' * len(splits)}"]
     for method in rows.unique("method"):
-        cells = (cell(rows.find("generate", method, split, metric)) for split in splits)
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        found = {row.split: row for row in rows.select(method=method)}
+        lines.append(f"| {method} | {' | '.join(cell(found.get(s)) for s in splits)} |")
     return "\n".join(lines) + "\n"
 
 
-def conditions(meta: dict[str, Any]) -> str:
+def conditions(meta: Mapping[str, Any]) -> str:
     """What it was measured on, in a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
-    blocks = ", compiled blocks" if meta["compiled"] else ""
+    what = [str(meta[key]) for key in ("shape", "dtype") if key in meta]
+    what += [f"width {meta['d']}"] if "d" in meta else []
+    blocks = ", compiled blocks" if meta.get("compiled") else ""
+    rounds = f", {meta['rounds']} rounds" if "rounds" in meta else ""
     return (
-        f"{meta['date']}: {meta['shape']}{blocks}, {meta['device']}, {meta['threads']} threads, "
-        f"{versions}, {meta['rounds']} rounds.\n"
+        f"{meta['date']}: {', '.join(what)}{blocks}, {meta['device']}, {meta['threads']} threads, "
+        f"{versions}{rounds}.\n"
     )
 
 
-def notes(peers: dict[str, Any]) -> str:
+def notes(peers: Mapping[str, Any]) -> str:
     """What is known of each peer."""
     lines = [
         f"- {name}, with transformers {found['versions']['transformers']}: {note}."
@@ -60,35 +95,54 @@ def notes(peers: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
+def suite_of(results: Results) -> str:
+    """The block that the rows fill.
+
+    Raises:
+        SystemExit: rows of several suites, or of one that has no block.
+    """
+    found = results.unique("suite")
+    if len(found) != 1 or found[0] not in TITLES:
+        raise SystemExit(
+            f"The rows are of {', '.join(found) or 'no suite'}; docs/bench.md has a block for rows "
+            f"of one of {', '.join(TITLES)}."
+        )
+    return found[0]
+
+
 def block(results: Results) -> str:
-    """All that stands between the two comments."""
-    titles = {
-        "tokens_per_second": "Tokens per second, all rows together",
-        "ratio": "Time, relative to the unsteered model",
-        "share": "Time inside steering's own code, relative to the rest of the run, percent",
-        "ratio_to_one": "32 policies in a batch, relative to one",
-        "added_memory": "Added memory, KiB",
-    }
+    """All that stands between the two comments of a suite."""
+    titles = TITLES[suite_of(results)]
+    metrics = results.unique("metric")
+    ordered = [m for m in titles if m in metrics] + [m for m in metrics if m not in titles]
     meta = dict(results.meta)
-    parts: Sequence[str] = [
-        f"{title}:\n\n{grid(results, metric)}"
-        for metric, title in titles.items()
-        if results.select(metric=metric)
-    ]
-    return "\n".join([conditions(meta), *parts, notes(meta["peers"])]).rstrip() + "\n"
+    parts: Sequence[str] = [f"{titles.get(m, m)}:\n\n{grid(results, m)}" for m in ordered]
+    return "\n".join([conditions(meta), *parts, notes(meta.get("peers", {}))]).rstrip() + "\n"
 
 
-def filled(page: str, content: str) -> str:
-    """The page with `content` between its two comments."""
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + content + END + rest.split(END)[1]
+def filled(page: str, content: str, suite: str = "generate") -> str:
+    """The page with `content` between the two comments of the suite.
+
+    Raises:
+        SystemExit: the page has no such comments.
+    """
+    begin, end = f"<!-- {suite}:begin -->\n", f"<!-- {suite}:end -->"
+    if begin not in page or end not in page:
+        raise SystemExit(f"The page has no {begin.strip()} with {end} behind it. Write both.")
+    before, rest = page.split(begin)
+    return before + begin + content + end + rest.split(end)[1]
 
 
 def main() -> None:
-    stored, page = ROOT / "docs/generate.json", ROOT / "docs/bench.md"
-    if len(sys.argv) > 1:
-        Results.load(sys.argv[1]).save(stored)
-    text = filled(page.read_text(encoding="utf-8"), block(Results.load(stored)))
+    page = ROOT / "docs/bench.md"
+    for given in sys.argv[1:]:
+        made = Results.load(given)
+        made.save(ROOT / f"docs/{suite_of(made)}.json")
+    text = page.read_text(encoding="utf-8")
+    for suite in TITLES:
+        stored = ROOT / f"docs/{suite}.json"
+        if stored.exists():
+            text = filled(text, block(Results.load(stored)), suite)
     page.write_text(text, encoding="utf-8")
 
 

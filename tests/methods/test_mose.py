@@ -50,14 +50,14 @@ def some(n, behaviour="harmful"):
 
 def test_planted_clusters_are_found_in_number_and_membership():
     _, z, kind, _ = planted()
-    found = cluster(MixtureTraining(ks=(2, 3, 4, 5, 6, 7, 8)), z)
+    found = cluster(MixtureTraining(ks=(2, 3, 4, 5, 6, 7, 8)), z, torch.arange(len(z)))
     assert max(found.scores, key=found.scores.get) == KINDS == len(found.labels.unique())
     assert len({(int(a), int(b)) for a, b in zip(found.labels, kind, strict=True)}) == KINDS
 
 
 def test_the_score_is_that_of_calinski_and_harabasz():
     _, z, _, _ = planted(60)
-    found = cluster(MixtureTraining(ks=(3, 5)), z)
+    found = cluster(MixtureTraining(ks=(3, 5)), z, torch.arange(60))
     best = max(found.scores, key=found.scores.get)
     x = (z / z.norm(dim=1, keepdim=True)).double().numpy()
     groups = [x[found.labels.numpy() == k] for k in range(best)]

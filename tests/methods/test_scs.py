@@ -68,11 +68,13 @@ def test_the_subspace_is_that_of_principal_components():
     x = model.states[own].numpy().astype(float)
     values, vectors = np.linalg.eigh(np.cov(x.T))
     best = vectors[:, ::-1][:, :RANK].T
-    assert np.allclose(np.abs(best @ space.basis[:RANK].numpy().T), np.eye(RANK), atol=2e-2)
-    assert np.allclose(space.energy[:RANK].numpy() / 199, values[::-1][:RANK], rtol=1e-3)
+    assert np.allclose(np.abs(best @ space.basis(RANK).numpy().T), np.eye(RANK), atol=2e-2)
+    assert np.allclose(space.found.energy[:RANK].numpy() / 199, values[::-1][:RANK], rtol=1e-3)
     z = model.states[1].numpy() - x.mean(0)
     by_hand = ((best[:2] @ z) ** 2).sum() / (z @ z)
-    assert float(space.ratios(model.states[1:2])[0, 1]) == pytest.approx(by_hand, abs=1e-3)
+    assert float(space.ratios(model.states, torch.tensor([1]), [2])[0, 0]) == pytest.approx(
+        by_hand, abs=1e-3
+    )
 
 
 def test_without_centring_it_goes_through_the_origin():

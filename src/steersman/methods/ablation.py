@@ -19,7 +19,7 @@ from steersman.core.steerer import Method, Steerer
 from steersman.core.types import Point, Read, Scope, Site
 from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
-from steersman.methods.contexts import read_contexts, two_sides
+from steersman.methods.contexts import mean_states, two_sides
 from steersman.methods.contrast import ContrastRule, mean_contrast
 from steersman.operators.ablate import Ablate
 from steersman.selectors.layers import FractionalDepth
@@ -78,5 +78,7 @@ class Ablation(Method[Dataset]):
                 self.site
             ]
         steered, alone = two_sides(data.rows, () if self.behaviour is None else (self.behaviour,))
-        h = read_contexts(model, data.rows, Read(self.site))
-        return h[steered].mean(0) - h[alone].mean(0)
+        first, second = mean_states(
+            model, data.rows, Read(self.site), [self.site], (steered, alone)
+        )
+        return first[self.site] - second[self.site]

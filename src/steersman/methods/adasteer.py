@@ -34,7 +34,7 @@ from steersman.core.steerer import Method, Steerer
 from steersman.core.types import Read, Scope, Site, Tokens
 from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
-from steersman.methods.contexts import read_contexts, read_sites, two_sides
+from steersman.methods.contexts import CHUNK, mean_states, read_contexts, two_sides
 from steersman.methods.contrast import ContrastRule, mean_contrast
 from steersman.operators.add import Add
 
@@ -141,8 +141,8 @@ class AdaSteer(Method[Dataset]):
         vectors = mean_contrast(model, self.contrasts, [data.rows[i] for i in steered], wanted)
         harm = read_contexts(model, data.rows, self.harm)
         rejection = read_contexts(model, data.rows, self.rejection)
-        prompts = read_sites(model, data.rows, self.harm, sites)
-        differences = [prompts[s][steered].mean(0) - prompts[s][alone].mean(0) for s in sites]
+        first, second = mean_states(model, data.rows, self.harm, sites, (steered, alone))
+        differences = [first[site] - second[site] for site in sites]
         rejection_vectors = torch.stack([vectors[site] for site in sites])
         return Steerer(
             sites=sites,
@@ -188,8 +188,9 @@ def fit_axis(
             "the position tells nothing. Read at another layer."
         )
     # Inputs of the regression are 0 and 1 on average: its penalty then means the same anywhere.
-    h = torch.cat([harmful, harmless])
-    shares = ((h - origin) @ along / span)[:, None].double().numpy()
+    states = (part for side in (harmful, harmless) for part in side.split(CHUNK))
+    positions = torch.cat([(h - origin) @ along / span for h in states])
+    shares = positions[:, None].double().numpy()
     labels = [1] * len(harmful) + [0] * len(harmless)
     fitted = LogisticRegression(class_weight="balanced").fit(shares, labels)
     slope, intercept = float(fitted.coef_[0, 0]) / STANDARD, float(fitted.intercept_[0])

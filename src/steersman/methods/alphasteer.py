@@ -11,8 +11,8 @@ Every harmful row has the same target r, so S = u r^T has rank 1, and only u and
 
     u = X^T (X X^T + regularisation I)^-1 1          h <- h + strength * (h_r . u) r
 
-which is exact: on the range of P the two inverses push through each other. It costs a thin SVD of
-H_b and one n x n system; nothing of size d x d is made.
+which is exact: on the range of P the two inverses push through each other. It costs the principal
+directions of H_b and one system of size min(n, d); nothing larger than n x n or d x d is made.
 
 Departs from the paper: r is the mean contrast of completions and strength counts towards it (the
 authors' r points the other way and their strengths are negative, -0.05 to -0.5); r is of the rows'
@@ -38,6 +38,7 @@ from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
 from steersman.methods.contexts import read_sites, two_sides
 from steersman.methods.contrast import ContrastRule, mean_contrast
+from steersman.methods.principal import about_origin, principal
 from steersman.operators.add import Add
 
 
@@ -114,13 +115,14 @@ class AlphaSteer(Method[Dataset]):
         steered, alone = two_sides(data.rows, self.behaviours)
         h = read_sites(model, data.rows, Read(sites[0], offset=self.offset), sites)
         vectors = mean_contrast(model, self.contrasts, [data.rows[i] for i in steered], sites)
-        inputs = [
-            refusal_input(
-                h[site][steered], h[site][alone], null_space=self.null_space,
+        inputs: list[Tensor] = []
+        for site in sites:
+            states = h.pop(site)
+            u = refusal_input(
+                states[steered], states[alone], null_space=self.null_space,
                 regularisation=self.regularisation,
-            )
-            for site in sites
-        ]  # fmt: skip
+            )  # fmt: skip
+            inputs.append(u)
         return Steerer(
             sites=sites,
             gate=AlwaysOpen(),
@@ -143,10 +145,23 @@ def refusal_input(
     null_space: float,
     regularisation: float,
 ) -> Float[Tensor, " d"]:
-    """u: near 1 on the rows to steer, 0 on the directions that benign rows use. In float64."""
-    harmful, benign = harmful.double(), benign.double()
-    num_used = benign.shape[1] - int(null_space * benign.shape[1])
-    used = torch.linalg.svd(benign, full_matrices=False).Vh[:num_used]  # (k, d)
-    x = harmful - harmful @ used.T @ used
-    gram = x @ x.T + regularisation * torch.eye(len(x), dtype=x.dtype)
-    return (x.T @ torch.linalg.solve(gram, torch.ones(len(x), dtype=x.dtype))).float()
+    """u: near 1 on the rows to steer, 0 on the directions that benign rows use. In float64.
+
+    With as many rows as directions or more, both inverses are of the same d x d system.
+    """
+    n, d = harmful.shape
+    num_used = d - int(null_space * d)
+    benign_rows = about_origin(benign, torch.arange(len(benign)))
+    used = principal(benign_rows).directions(num_used)  # (k, d)
+    if n < d:
+        x = harmful.double()
+        x = x - x @ used.T @ used
+        gram = x @ x.T + regularisation * torch.eye(n, dtype=x.dtype)
+        return (x.T @ torch.linalg.solve(gram, torch.ones(n, dtype=x.dtype))).float()
+    gram, total = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    for x in about_origin(harmful, torch.arange(n)).parts(torch.float64):
+        x = x - x @ used.T @ used
+        gram.addmm_(x.T, x)
+        total += x.sum(0)
+    gram.diagonal().add_(regularisation)
+    return torch.linalg.solve(gram, total).float()

@@ -6,6 +6,7 @@ Lu et al. 2026, arXiv:2601.10387
 """
 
 import torch
+from torch import Tensor
 
 from steersman.core.errors import RecipeError
 from steersman.core.fitlog import NO_LOG, FitLog
@@ -17,10 +18,9 @@ from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
 from steersman.methods.contrast import (
     ContrastRule,
+    ContrastSums,
     check_mean,
-    contrast_states,
-    norm_factors,
-    scaled,
+    contrast_parts,
     steered_rows,
 )
 from steersman.operators.clamp import Clamp
@@ -59,11 +59,15 @@ class DirectionalClamp(Method[Dataset]):
         model.spec.check([self.site], "The clamp")
         rule = self.contrasts if self.behaviour is None else self.contrasts.only(self.behaviour)
         rows = [data.rows[i] for i in steered_rows(data.rows)]
-        positive, negative = contrast_states(model, rule, rows, [self.site])[self.site]
-        z = positive - negative
-        vector = scaled(rows, z, norm_factors(rule, rows, z)).mean(0)
+        sums = ContrastSums()
+        wanted_sides: list[Tensor] = []
+        for some in contrast_parts(model, rule, rows, [self.site]):
+            positive, negative = some.positive[self.site], some.negative[self.site]
+            sums.add([rows[i].behaviour for i in some.rows], positive - negative)
+            wanted_sides.append(positive.clone())  # not a view that keeps the other side too
+        vector = sums.mean(rule)
         check_mean({self.site: vector})
-        along = positive @ (vector / vector.norm())
+        along = torch.cat([states @ (vector / vector.norm()) for states in wanted_sides])
         ends = torch.tensor([self.low_quantile, self.high_quantile])
         low, high = torch.quantile(along, ends).tolist()
         return Steerer(

@@ -1,9 +1,10 @@
 """What parts will see when they run: the prompt states of rows, where a `Read` looks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from steersman.core.roles import Model
 from steersman.core.types import Position, Read, Site
 from steersman.data.prompts import to_prompt
 from steersman.data.rows import LEAVE_ALONE, Row
+
+CHUNK = 2048  # rows whose prompts are held at once
 
 
 def read_contexts(model: Model, rows: Sequence[Row], read: Read) -> Float[Tensor, "n d"]:
@@ -33,16 +36,59 @@ def read_sites(
     Raises:
         RecipeError: what is read is no prompt token, or the model has no such site.
     """
+    made = {site: torch.zeros(len(rows), model.spec.d_model) for site in sites}
+    for start, found in _parts(model, rows, read, sites):
+        for site, states in found.items():
+            if states.shape[1] != made[site].shape[1]:  # heads side by side may be wider
+                made[site] = torch.zeros(len(rows), states.shape[1])
+            made[site][start : start + len(states)] = states
+    return made
+
+
+def mean_states(
+    model: Model,
+    rows: Sequence[Row],
+    read: Read,
+    sites: Sequence[Site],
+    sides: Sequence[Sequence[int]],
+) -> list[dict[Site, Float[Tensor, " d"]]]:
+    """For each of `sides`, the mean of its rows' states at every site; memory is flat in the rows.
+
+    Args:
+        sides: indices of rows; none is empty.
+
+    Raises:
+        RecipeError: what is read is no prompt token, or the model has no such site.
+    """
+    made: list[dict[Site, Tensor]] = [{} for _ in sides]
+    belongs = torch.zeros(len(sides), len(rows), dtype=torch.float64)
+    for i, side in enumerate(sides):
+        belongs[i, list(side)] = 1 / len(side)
+    for start, found in _parts(model, rows, read, sites):
+        for site, states in found.items():
+            share = belongs[:, start : start + len(states)] @ states.double()
+            for means, more in zip(made, share, strict=True):
+                means[site] = means.get(site, 0) + more
+    return [{site: mean.float() for site, mean in means.items()} for means in made]
+
+
+def _parts(
+    model: Model, rows: Sequence[Row], read: Read, sites: Sequence[Site]
+) -> Iterator[tuple[int, dict[Site, Float[Tensor, "n d"]]]]:
+    """The states of `CHUNK` rows at a time, and the index of the first of them."""
     if read.offset >= 0:
         raise RecipeError(
             f"A read has the offset {read.offset}, a generated token; what is read must be a "
             "prompt token. Write -1 for the last one."
         )
-    flag = read.generation_prompt
-    prompts = [replace(to_prompt(row), generation_prompt=flag) for row in rows]
     position = Position("prompt", "last", skip_last=-1 - read.offset)
-    found = model.capture(prompts, sites, position)
-    return {site: found[site] for site in sites}
+    for start in range(0, len(rows), CHUNK):
+        prompts = [
+            replace(to_prompt(row), generation_prompt=read.generation_prompt)
+            for row in rows[start : start + CHUNK]
+        ]
+        found = model.capture(prompts, sites, position)
+        yield start, {site: found[site] for site in sites}
 
 
 def two_sides(rows: Sequence[Row], behaviours: Sequence[str] = ()) -> tuple[list[int], list[int]]:

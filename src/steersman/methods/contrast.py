@@ -8,9 +8,9 @@ at one site, read at the last completion token (safety) or averaged over the com
 (hallucination). Which completions, which token and which template are data of the recipe.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -78,6 +78,38 @@ class ContrastRule:
         )
 
 
+class Part(NamedTuple):
+    """States of both completions of some rows, by site."""
+
+    rows: list[int]
+    positive: Mapping[Site, Float[Tensor, "n d"]]
+    negative: Mapping[Site, Float[Tensor, "n d"]]
+
+
+def contrast_parts(
+    model: Model, rule: ContrastRule, rows: Sequence[Row], sites: Sequence[Site]
+) -> Iterator[Part]:
+    """The states of both completions of every row, `CHUNK` rows at a time, those read alike first.
+
+    Raises:
+        DataError: a row has a behaviour that the rule does not know, or is to be left alone.
+    """
+    alike: dict[Position, list[int]] = {}
+    for i, row in enumerate(rows):
+        position = rule.position_of.get(row.behaviour, rule.position)
+        alike.setdefault(position, []).append(i)
+    for position, chosen in alike.items():
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            positive, negative = _prompts(model, rule, [rows[i] for i in part])
+            both = model.capture([*positive, *negative], sites, position)
+            yield Part(
+                part,
+                {site: both[site][: len(part)] for site in sites},
+                {site: both[site][len(part) :] for site in sites},
+            )
+
+
 def contrast_vectors(
     model: Model, rule: ContrastRule, rows: Sequence[Row], sites: Sequence[Site]
 ) -> dict[Site, Float[Tensor, "n d"]]:
@@ -88,12 +120,13 @@ def contrast_vectors(
     """
     steered = [i for i, row in enumerate(rows) if row.behaviour != LEAVE_ALONE]
     made = {site: torch.zeros(len(rows), model.spec.d_model) for site in sites}
-    for site, (positive, negative) in contrast_states(
-        model, rule, [rows[i] for i in steered], sites
-    ).items():
-        if positive.shape[1] != made[site].shape[1]:
-            made[site] = torch.zeros(len(rows), positive.shape[1])
-        made[site][steered] = positive - negative
+    for part in contrast_parts(model, rule, [rows[i] for i in steered], sites):
+        at = [steered[i] for i in part.rows]
+        for site in sites:
+            z = part.positive[site] - part.negative[site]
+            if z.shape[1] != made[site].shape[1]:  # heads side by side may be wider
+                made[site] = torch.zeros(len(rows), z.shape[1])
+            made[site][at] = z
     return made
 
 
@@ -105,26 +138,60 @@ def contrast_states(
     Raises:
         DataError: a row has a behaviour that the rule does not know, or is to be left alone.
     """
-    alike: dict[Position, list[int]] = {}
-    for i, row in enumerate(rows):
-        position = rule.position_of.get(row.behaviour, rule.position)
-        alike.setdefault(position, []).append(i)
-    sides: dict[Site, tuple[list[Tensor], list[Tensor]]] = {site: ([], []) for site in sites}
-    order: list[int] = []
-    for position, chosen in alike.items():
-        for start in range(0, len(chosen), CHUNK):
-            part = chosen[start : start + CHUNK]
-            order += part
-            positive, negative = _prompts(model, rule, [rows[i] for i in part])
-            both = model.capture([*positive, *negative], sites, position)
-            for site in sites:
-                sides[site][0].append(both[site][: len(part)])
-                sides[site][1].append(both[site][len(part) :])
-    if not order:
-        nothing = torch.zeros(0, model.spec.d_model)
-        return dict.fromkeys(sites, (nothing, nothing))
-    back = torch.tensor(order).argsort()
-    return {site: (torch.cat(p)[back], torch.cat(n)[back]) for site, (p, n) in sides.items()}
+    width = model.spec.d_model if not rows else 0
+    made = {site: (torch.zeros(0, width), torch.zeros(0, width)) for site in sites}
+    for part in contrast_parts(model, rule, rows, sites):
+        for site in sites:
+            sides = (part.positive[site], part.negative[site])
+            if len(made[site][0]) != len(rows):
+                shape = (len(rows), sides[0].shape[1])
+                made[site] = (torch.zeros(shape), torch.zeros(shape))
+            for whole, side in zip(made[site], sides, strict=True):
+                whole[part.rows] = side
+    return made
+
+
+class ContrastSums:
+    """Sums of contrast vectors at one site, from which their means come.
+
+    Memory does not grow with the rows: of each behaviour there is the sum of z, of |z|, and the
+    number of rows. In float64.
+    """
+
+    def __init__(self) -> None:
+        self.z: dict[str, Float[Tensor, " d"]] = {}
+        self.norms: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, behaviours: Sequence[str], z: Float[Tensor, "n d"]) -> None:
+        """Counts some more rows."""
+        for name in dict.fromkeys(behaviours):
+            mine = z[[b == name for b in behaviours]].double()
+            self.z[name] = self.z.get(name, 0) + mine.sum(0)
+            self.norms[name] = self.norms.get(name, 0.0) + float(mine.norm(dim=1).sum())
+            self.counts[name] = self.counts.get(name, 0) + len(mine)
+
+    def mean(self, rule: ContrastRule | None = None) -> Float[Tensor, " d"]:
+        """The mean of z over all rows, with norms matched as the rule says, or as they are."""
+        factors = {} if rule is None else _factors(rule, self.norms, self.counts)
+        scaled_sums = [z * factors.get(name, 1.0) for name, z in self.z.items()]
+        return (torch.stack(scaled_sums).sum(0) / sum(self.counts.values())).float()
+
+
+def contrast_sums(
+    model: Model, rule: ContrastRule, rows: Sequence[Row], sites: Sequence[Site]
+) -> dict[Site, ContrastSums]:
+    """The sums over all rows, each of which is to be steered, at every site.
+
+    Raises:
+        DataError: a row has a behaviour that the rule does not know, or is to be left alone.
+    """
+    made = {site: ContrastSums() for site in sites}
+    for part in contrast_parts(model, rule, rows, sites):
+        behaviours = [rows[i].behaviour for i in part.rows]
+        for site in sites:
+            made[site].add(behaviours, part.positive[site] - part.negative[site])
+    return made
 
 
 def mean_contrast(
@@ -134,7 +201,7 @@ def mean_contrast(
     sites: Sequence[Site],
     behaviour: str | None = None,
 ) -> dict[Site, Float[Tensor, " d"]]:
-    """The mean contrast vector of the steered rows at every site.
+    """The mean contrast vector of the steered rows at every site; memory is flat in the rows.
 
     Args:
         behaviour: use its contrast for every steered row (one thing only); None gives each row
@@ -146,11 +213,8 @@ def mean_contrast(
     """
     wanted = rule if behaviour is None else rule.only(behaviour)
     steered = [rows[i] for i in steered_rows(rows)]
-    z = contrast_vectors(model, wanted, steered, sites)
-    means = {
-        site: scaled(steered, z[site], norm_factors(wanted, steered, z[site])).mean(0)
-        for site in sites
-    }
+    sums = contrast_sums(model, wanted, steered, sites)
+    means = {site: sums[site].mean(wanted) for site in sites}
     check_mean(means)
     return means
 
@@ -177,13 +241,24 @@ def norm_factors(
     L2S's released code does so across its behaviours, but over all rows, test included; here `z`
     is of the fit rows alone.
     """
-    norms = z.norm(dim=1)
+    norms: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for row, norm in zip(rows, z.norm(dim=1).tolist(), strict=True):
+        norms[row.behaviour] = norms.get(row.behaviour, 0.0) + norm
+        counts[row.behaviour] = counts.get(row.behaviour, 0) + 1
+    return _factors(rule, norms, counts)
+
+
+def _factors(
+    rule: ContrastRule, norms: Mapping[str, float], counts: Mapping[str, int]
+) -> dict[str, float]:
+    """The factors from each behaviour's sum of norms and number of rows."""
     group_of = {name: rule.norm_groups.get(name, name) for name in rule.behaviours}
     means: dict[str, float] = {}
     for group in dict.fromkeys(group_of.values()):
-        mine = [i for i, row in enumerate(rows) if group_of.get(row.behaviour) == group]
-        if mine and float(norms[mine].mean()) > 0:
-            means[group] = float(norms[mine].mean())
+        mine = [b for b, g in group_of.items() if g == group and b in counts]
+        if total := sum(norms[b] for b in mine):
+            means[group] = total / sum(counts[b] for b in mine)
     if rule.norms == "keep" or not means:
         return dict.fromkeys(rule.behaviours, 1.0)
     first = next(iter(means.values()))
@@ -193,7 +268,9 @@ def norm_factors(
 def scaled(
     rows: Sequence[Row], z: Float[Tensor, "n d"], factors: Mapping[str, float]
 ) -> Float[Tensor, "n d"]:
-    """`z` with each row scaled by its behaviour's factor."""
+    """`z` with each row scaled by its behaviour's factor; `z` itself where all factors are 1."""
+    if all(factor == 1 for factor in factors.values()):
+        return z
     return z * torch.tensor([factors.get(row.behaviour, 1.0) for row in rows])[:, None]
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import calinski_harabasz_score
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from steersman.core.errors import DataError, RecipeError
@@ -39,9 +40,12 @@ from steersman.methods.contrast import (
     scaled,
     steered_rows,
 )
+from steersman.methods.net_training import Pairs
+from steersman.methods.principal import about_mean, principal
 from steersman.operators.add import Add
 from steersman.synthesizers.mose import SteeringMixture
 
+CHUNK = 1024  # rows that are run at once
 CLUSTER_DIMENSIONS = 256  # contrast vectors are reduced to these before they are clustered
 MIN_DELTA = 1e-8  # a smaller gain on the validation rows is none
 
@@ -162,17 +166,18 @@ def fit_mixture(
     Raises:
         DataError: too few rows for the experts or the residual, or nothing but zero targets.
     """
-    moved = targets.norm(dim=1) > 1e-9
-    z = targets[moved]
-    if len(z) < max(2, plan.residual_dim + 1):
+    norms = targets.norm(dim=1)
+    moved = (norms > 1e-9).nonzero()[:, 0]
+    if len(moved) < max(2, plan.residual_dim + 1):
         raise DataError(
-            f"{len(z)} rows with a contrast vector other than zero do not give a mixture with "
+            f"{len(moved)} rows with a contrast vector other than zero do not give a mixture with "
             f"{plan.residual_dim} residual directions: {max(2, plan.residual_dim + 1)} are "
             "needed. Give more rows, or lower residual_dim."
         )
-    clusters = cluster(plan, z)
-    frozen = _frozen(plan, z, clusters.labels)
-    made = _trained(plan, read, contexts, targets, frozen=frozen, log=log)
+    clusters = cluster(plan, targets, moved)
+    frozen = _frozen(plan, targets, moved, clusters.labels)
+    length = float(norms[moved].mean()) / targets.shape[1] ** 0.5
+    made = _trained(plan, read, contexts, targets, frozen=frozen, length=length, log=log)
     weights = made.weights(contexts)
     names = [row.behaviour for row in rows]
     log.add(
@@ -188,21 +193,27 @@ def fit_mixture(
     return made
 
 
-def cluster(plan: MixtureTraining, z: Float[Tensor, "n d"]) -> Clusters:
-    """The clusters of the directions of `z`, in as many as score best.
+def cluster(
+    plan: MixtureTraining, targets: Float[Tensor, "m d"], chosen: Int[Tensor, " n"]
+) -> Clusters:
+    """The clusters of the directions of the chosen targets, in as many as score best.
+
+    K-means runs in one OpenMP thread: with more, the order of its sums would be up to chance.
 
     Raises:
         DataError: the rows form none of the numbers of clusters that are tried.
     """
-    directions = unit(z).double()
-    left, size, _ = torch.linalg.svd(directions - directions.mean(0), full_matrices=False)
-    reduced = (left * size)[:, :CLUSTER_DIMENSIONS].numpy()
+    directions = about_mean(targets, chosen, lambda z, _at: unit(z))
+    basis = principal(directions).directions(CLUSTER_DIMENSIONS)
+    if not len(basis):  # all alike: one cluster may be wanted
+        basis = torch.zeros(1, targets.shape[1], dtype=torch.float64)
+    reduced = torch.cat([z @ basis.T for z in directions.parts(torch.float64)]).numpy()
     scores: dict[int, float] = {}
     found: dict[int, Tensor] = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="openmp"):
         # Fewer distinct rows than clusters: seen below by the labels.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for k in (k for k in plan.ks if k == 1 or k < len(z)):
+        for k in (k for k in plan.ks if k == 1 or k < len(chosen)):
             search = KMeans(
                 k,
                 n_init=20,  # type: ignore[arg-type]  # the stubs know "auto" alone
@@ -217,8 +228,8 @@ def cluster(plan: MixtureTraining, z: Float[Tensor, "n d"]) -> Clusters:
                 scores[k] = float(calinski_harabasz_score(reduced, labels))
     if not found:
         raise DataError(
-            f"{len(z)} contrast vectors do not form {' or '.join(map(str, plan.ks))} clusters. "
-            "Give more rows that differ, or smaller numbers in ks."
+            f"{len(chosen)} contrast vectors do not form {' or '.join(map(str, plan.ks))} "
+            "clusters. Give more rows that differ, or smaller numbers in ks."
         )
     best = max(found, key=lambda k: scores.get(k, 0.0))
     return Clusters(found[best], scores)
@@ -232,17 +243,24 @@ class Frozen(NamedTuple):
     residual: Float[Tensor, "m d"]
 
 
-def _frozen(plan: MixtureTraining, z: Tensor, labels: Tensor) -> Frozen:
-    groups = [labels == k for k in range(int(labels.max()) + 1)]
-    directions = torch.stack([unit(z[mine]).mean(0) for mine in groups])
-    norms = z.norm(dim=1)
+def _frozen(plan: MixtureTraining, targets: Tensor, chosen: Tensor, labels: Tensor) -> Frozen:
+    num, d = int(labels.max()) + 1, targets.shape[1]
+    sums, lengths = torch.zeros(num, d, dtype=torch.float64), torch.zeros(num, dtype=torch.float64)
+    for at, own in zip(chosen.split(CHUNK), labels.split(CHUNK), strict=True):
+        z = targets[at].double()
+        sums.index_add_(0, own, unit(z))
+        lengths.index_add_(0, own, z.norm(dim=1))
+    sizes = labels.bincount()
+    directions = (sums / sizes[:, None]).float()
     length = {
-        "paper": torch.ones(len(groups)),
-        "cluster_norm": torch.stack([norms[mine].mean() for mine in groups]),
-        "learned": norms.mean().expand(len(groups)),
+        "paper": torch.ones(num),
+        "cluster_norm": (lengths / sizes).float(),
+        "learned": (lengths.sum() / len(chosen)).float().expand(num),
     }[plan.scale]
-    residual = torch.linalg.svd(z - z.mean(0), full_matrices=False)[2][: plan.residual_dim]
-    return Frozen(directions * length[:, None], directions, residual.contiguous())
+    residual = torch.zeros(0, d)
+    if plan.residual_dim:
+        residual = principal(about_mean(targets, chosen)).directions(plan.residual_dim).float()
+    return Frozen(directions * length[:, None], directions, residual)
 
 
 class Net(nn.Module):
@@ -274,20 +292,25 @@ def _trained(
     targets: Tensor,
     *,
     frozen: Frozen,
+    length: float,
     log: FitLog,
 ) -> SteeringMixture:
-    """The net's weights, with standardisation and units multiplied into them."""
+    """The net's weights, with standardisation and units multiplied into them.
+
+    Args:
+        length: the targets' mean norm over sqrt(d): entries of about 1 rather than rows of length
+            1, since the loss is a mean over d.
+    """
     d = contexts.shape[1]
-    mean, spread, length = torch.zeros(d), torch.ones(d), 1.0
+    mean, spread = torch.zeros(d), torch.ones(d)
     if plan.inputs == "standardise":
         mean, spread = contexts.mean(0), contexts.std(0).clamp_min(1e-5)
-    if plan.targets == "unit":
-        # Entries of about 1 rather than rows of length 1: the loss is a mean over d.
-        length = float(targets[targets.norm(dim=1) > 1e-9].norm(dim=1).mean()) / d**0.5
+    if plan.targets == "raw":
+        length = 1.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         net = Net(frozen, length, plan)
-    _optimise(plan, net, (contexts - mean) / spread, targets / length, log=log)
+    _optimise(plan, net, Pairs(contexts, targets, mean, spread, length), log=log)
 
     def from_raw(layer: nn.Linear) -> tuple[Tensor, Tensor]:
         weight = layer.weight.detach() / spread
@@ -314,10 +337,11 @@ def _trained(
     )
 
 
-def _optimise(plan: MixtureTraining, net: Net, x: Tensor, z: Tensor, *, log: FitLog) -> None:
+def _optimise(plan: MixtureTraining, net: Net, pairs: Pairs, *, log: FitLog) -> None:
     """Full-batch AdamW; the weights of the best validation error are kept."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(plan.seed))
-    held = order[: round(plan.validation * len(x))]
+    n = len(pairs.contexts)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(plan.seed))
+    held = order[: round(plan.validation * n)]
     rows = order[len(held) :]
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -326,16 +350,14 @@ def _optimise(plan: MixtureTraining, net: Net, x: Tensor, z: Tensor, *, log: Fit
     validation: list[float] = []
     best, at, kept = float("inf"), plan.epochs - 1, {}
     for epoch in range(plan.epochs):
-        loss = F.mse_loss(net(x[rows]), z[rows])
         optimiser.zero_grad()
-        loss.backward()
+        training.append(_error(net, pairs, rows))
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
-        training.append(float(loss.detach()))
         if not len(held):
             continue
         with torch.no_grad():
-            validation.append(float(F.mse_loss(net(x[held]), z[held])))
+            validation.append(_error(net, pairs, held))
         if validation[-1] < best - MIN_DELTA:
             best, at = validation[-1], epoch
             kept = {name: value.clone() for name, value in net.state_dict().items()}
@@ -344,3 +366,15 @@ def _optimise(plan: MixtureTraining, net: Net, x: Tensor, z: Tensor, *, log: Fit
     if kept:
         net.load_state_dict(kept)
     log.add("training", what="mixture", train=training, validation=validation, kept=at)
+
+
+def _error(net: Net, pairs: Pairs, rows: Int[Tensor, " n"]) -> float:
+    """The mean squared error over the rows; its gradient is added up, some rows at a time."""
+    total, count = 0.0, len(rows) * pairs.targets.shape[1]
+    for chosen in rows.split(CHUNK):
+        x, z = pairs.at(chosen)
+        error = F.mse_loss(net(x), z, reduction="sum") / count
+        if torch.is_grad_enabled():
+            error.backward()
+        total += float(error.detach())
+    return total

@@ -3,19 +3,23 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from sklearn.decomposition import DictionaryLearning, TruncatedSVD
+from jaxtyping import Float, Int
+from sklearn.decomposition import DictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from steersman.core.errors import DataError, RecipeError
 from steersman.core.fitlog import NO_LOG, FitLog
 from steersman.core.types import Read
+from steersman.methods.principal import about_mean, leading
 from steersman.synthesizers.net import SteeringNet
+
+EVALUATED = 1024  # held-out rows that are run at once
+SVD_ITERATIONS = 5  # of the search for the decoder's start: TruncatedSVD's
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class NetTraining:
         hidden: width of the hidden layer (K in the paper: 100; 400 for Qwen2-VL on POPE).
         activation: "relu" can predict an exact zero (the paper's VLGuard nets), "tanh" else.
         decoder: how the decoder begins: from the singular vectors of the centred targets ("svd",
-            POPE), from a dictionary with positive codes ("dictionary", safety), or at random.
+            POPE), from a dictionary with positive codes ("dictionary", safety), or at random. The
+            dictionary takes minutes for 2,000 targets of width 4096, and copies of all of them.
         inputs: "standardise" contexts over the fit rows, or take them "raw" (paper).
         targets: "unit" scales them by their mean norm, or "raw" (paper).
         cosine_ramp: whether the cosine weight grows linearly from 0 over the epochs (POPE).
@@ -82,6 +87,21 @@ class Net(nn.Module):
         return self.decoder(self.activation(self.encoder(x)))
 
 
+class Pairs(NamedTuple):
+    """Contexts and targets, which are standardised as they are taken: never all at once."""
+
+    contexts: Float[Tensor, "n d"]
+    targets: Float[Tensor, "n d"]
+    mean: Float[Tensor, " d"]
+    spread: Float[Tensor, " d"]
+    scale: float
+
+    def at(self, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """What the net sees of some rows, and what it is to make of them."""
+        x = (self.contexts[rows] - self.mean) / self.spread
+        return x, self.targets[rows] / self.scale
+
+
 def train_net(
     plan: NetTraining,
     read: Read,
@@ -100,7 +120,9 @@ def train_net(
         DataError: too few rows, or nothing but zero targets.
     """
     n, d = contexts.shape
-    if n - round(plan.validation * n) < 2 or not bool((targets.norm(dim=1) > 1e-9).any()):
+    norms = targets.norm(dim=1)
+    moved = norms > 1e-9
+    if n - round(plan.validation * n) < 2 or not bool(moved.any()):
         raise DataError(
             f"{n} rows (of which {plan.validation:.0%} are held out) do not teach a net: it needs "
             "two or more, and contrast vectors that are not all zero. Give more rows, or contrasts "
@@ -109,12 +131,12 @@ def train_net(
     mean, spread = torch.zeros(d), torch.ones(d)
     if plan.inputs == "standardise":
         mean, spread = contexts.mean(0), contexts.std(0).clamp_min(1e-5)
-    moved = targets.norm(dim=1) > 1e-9
     scale = 1.0
     if plan.targets == "unit":
         # Entries of about 1 rather than rows of length 1: losses are means over d.
-        scale = float(targets[moved].norm(dim=1).mean()) / d**0.5
-    net = _optimised(plan, (contexts - mean) / spread, targets / scale, groups, log)
+        scale = float(norms[moved].mean()) / d**0.5
+    pairs = Pairs(contexts, targets, mean, spread, scale)
+    net = _optimised(plan, pairs, groups, log)
     return SteeringNet(
         read=read,
         mean=mean,
@@ -127,14 +149,15 @@ def train_net(
     )
 
 
-def _optimised(plan: NetTraining, x: Tensor, z: Tensor, groups: Sequence[str], log: FitLog) -> Net:
+def _optimised(plan: NetTraining, pairs: Pairs, groups: Sequence[str], log: FitLog) -> Net:
+    n, d = pairs.contexts.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        net = Net(x.shape[1], plan)
-        order = torch.randperm(len(x))
-        held = order[: round(plan.validation * len(x))]
+        net = Net(d, plan)
+        order = torch.randperm(n)
+        held = order[: round(plan.validation * n)]
         rows = order[len(held) :]
-        net.decoder.weight.data = _decoder(plan, z[rows], net.decoder.weight.data)
+        net.decoder.weight.data = _decoder(plan, pairs, rows, net.decoder.weight.data)
         weight = _row_weights(plan, groups)
         optimiser = torch.optim.Adam(
             net.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -148,15 +171,15 @@ def _optimised(plan: NetTraining, x: Tensor, z: Tensor, groups: Sequence[str], l
             shuffled = rows[torch.randperm(len(rows))]
             total = 0.0
             for chosen in shuffled.split(plan.batch_size):
-                loss = (_loss(plan, net(x[chosen]), z[chosen], ramp) * weight[chosen]).mean()
+                x, z = pairs.at(chosen)
+                loss = (_loss(plan, net(x), z, ramp) * weight[chosen]).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
                 total += float(loss.detach()) * len(chosen)
             losses.append(total / len(rows))
             if len(held):
-                with torch.no_grad():
-                    now = float((_loss(plan, net(x[held]), z[held], 1.0) * weight[held]).mean())
+                now = _held_out_loss(plan, net, pairs, held, weight)
                 validation.append(now)
                 if now < best:
                     best, kept_epoch = now, epoch
@@ -165,6 +188,18 @@ def _optimised(plan: NetTraining, x: Tensor, z: Tensor, groups: Sequence[str], l
     if kept:
         net.load_state_dict(kept)
     return net
+
+
+def _held_out_loss(
+    plan: NetTraining, net: Net, pairs: Pairs, held: Tensor, weight: Tensor
+) -> float:
+    """The mean loss over the held-out rows, some at a time, at the final cosine weight."""
+    total = 0.0
+    with torch.no_grad():
+        for chosen in held.split(EVALUATED):
+            x, z = pairs.at(chosen)
+            total += float((_loss(plan, net(x), z, 1.0) * weight[chosen]).sum())
+    return total / len(held)
 
 
 def _loss(plan: NetTraining, made: Tensor, wanted: Tensor, ramp: float) -> Float[Tensor, " n"]:
@@ -194,12 +229,13 @@ def _rate(plan: NetTraining, epoch: int) -> float:
     return 1.0
 
 
-def _decoder(plan: NetTraining, z: Tensor, default: Tensor) -> Tensor:
+def _decoder(plan: NetTraining, pairs: Pairs, rows: Tensor, default: Tensor) -> Tensor:
     if plan.decoder == "random":
         return default
-    most = min(plan.hidden, *z.shape)  # further columns keep their random start
+    most = min(plan.hidden, len(rows), pairs.targets.shape[1])  # further columns start at random
     if plan.decoder == "svd":
-        start = TruncatedSVD(most, random_state=plan.seed).fit((z - z.mean(0)).numpy())
+        centred = about_mean(pairs.targets, rows, lambda z, _at: z / pairs.scale)
+        start = leading(centred, most, seed=plan.seed, iterations=SVD_ITERATIONS)
     else:
         search = DictionaryLearning(
             most,
@@ -212,6 +248,6 @@ def _decoder(plan: NetTraining, z: Tensor, default: Tensor) -> Tensor:
         with warnings.catch_warnings():
             # A start need not have converged: training goes on from it.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            start = search.fit(z.numpy())
-    columns = torch.tensor(start.components_, dtype=torch.float32).T
-    return torch.cat([columns, default[:, most:]], dim=1).contiguous()
+            search.fit(pairs.targets[rows].div_(pairs.scale).numpy())
+        start = torch.tensor(search.components_, dtype=torch.float32)
+    return torch.cat([start.T, default[:, most:]], dim=1).contiguous()

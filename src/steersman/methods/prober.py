@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from steersman.core.errors import DataError, RecipeError
@@ -33,6 +33,8 @@ from steersman.methods.prober_quality import (
 )
 
 PAPER_THRESHOLD = 0.5
+CHUNK = 2048  # rows that are standardised at once
+COLUMNS = 256  # columns that are copied at once
 Loss = Callable[[Tensor, Tensor], Tensor]  # of a batch's outputs and row numbers
 
 
@@ -47,8 +49,11 @@ class Net(NamedTuple):
     bias2: Float[Tensor, "1"]
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        hidden = torch.relu((x - self.mean) / self.scale @ self.weight1.T + self.bias1)
-        return hidden @ self.weight2 + self.bias2
+        made = [torch.zeros(0)]
+        for some in x.split(CHUNK):
+            hidden = torch.relu((some - self.mean) / self.scale @ self.weight1.T + self.bias1)
+            made.append(hidden @ self.weight2 + self.bias2)
+        return torch.cat(made)
 
 
 class Split(NamedTuple):
@@ -131,7 +136,7 @@ class ProberFit(GateMethod[Dataset]):
         positive, group, held = self.split(data.rows)
         x = read_contexts(model, data.rows, self.read)
         train = self._trained if self.loss == "logits" else self._as_released
-        net = train(x[~held], positive[~held])
+        net = train(x, positive, (~held).nonzero()[:, 0])
         if not self.held_out:
             return self._gate(net, Line(), self.threshold)
         logits, y = net(x[held]), positive[held]
@@ -177,45 +182,63 @@ class ProberFit(GateMethod[Dataset]):
             opening=self.opening,
         )
 
-    def _trained(self, x: Float[Tensor, "n d"], positive: Bool[Tensor, " n"]) -> Net:
+    def _trained(self, x: Tensor, positive: Tensor, rows: Tensor) -> Net:
         y = positive.float()
-        mean, scale = x.mean(0), x.std(0).clamp_min(1e-5)
-        z = (x - mean) / scale
-        balance = torch.where(positive, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+        mean, scale = mean_and_spread(x, rows)
+        share = y[rows].mean()
+        balance = torch.where(positive, 0.5 / share, 0.5 / (1 - share))
 
         def loss(outputs: Tensor, chosen: Tensor) -> Tensor:
             logits = outputs[:, 0]
             return F.binary_cross_entropy_with_logits(logits, y[chosen], weight=balance[chosen])
 
-        first, last = self._layers(z, 1, loss)
+        first, last = self._layers(
+            lambda chosen: (x[chosen] - mean) / scale, rows, num_outputs=1, loss=loss
+        )
         return Net(mean, scale, first.weight, first.bias, last.weight[0], last.bias)
 
-    def _as_released(self, x: Float[Tensor, "n d"], positive: Bool[Tensor, " n"]) -> Net:
+    def _as_released(self, x: Tensor, positive: Tensor, rows: Tensor) -> Net:
         def loss(outputs: Tensor, chosen: Tensor) -> Tensor:
             return double_softmax(outputs, positive[chosen])
 
-        first, last = self._layers(x, 2, loss)
+        first, last = self._layers(lambda chosen: x[chosen], rows, num_outputs=2, loss=loss)
         mean, scale = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
         (alone, steer), (b_alone, b_steer) = last.weight, last.bias
         return Net(mean, scale, first.weight, first.bias, steer - alone, (b_steer - b_alone)[None])
 
-    def _layers(self, x: Tensor, num_outputs: int, loss: Loss) -> tuple[nn.Linear, nn.Linear]:
-        """The two layers of the trained net, without gradients."""
+    def _layers(
+        self, inputs: Callable[[Tensor], Tensor], rows: Tensor, *, num_outputs: int, loss: Loss
+    ) -> tuple[nn.Linear, nn.Linear]:
+        """The two layers of the net trained on `rows`, without gradients."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            first, last = nn.Linear(x.shape[1], self.hidden), nn.Linear(self.hidden, num_outputs)
+            width = inputs(rows[:1]).shape[1]
+            first, last = nn.Linear(width, self.hidden), nn.Linear(self.hidden, num_outputs)
             net = nn.Sequential(first, nn.ReLU(), last)
             optimiser = torch.optim.AdamW(
                 net.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
             )
             for _ in range(self.epochs):
-                for chosen in torch.randperm(len(x)).split(self.batch_size):
-                    value = loss(net(x[chosen]), chosen)
+                for drawn in torch.randperm(len(rows)).split(self.batch_size):
+                    chosen = rows[drawn]
+                    value = loss(net(inputs(chosen)), chosen)
                     optimiser.zero_grad()
                     value.backward()
                     optimiser.step()
         net.requires_grad_(False)
         return first, last
+
+
+def mean_and_spread(
+    x: Float[Tensor, "m d"], rows: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and standard deviation of some rows, a few columns at a time."""
+    means, spreads = [torch.zeros(0)], [torch.zeros(0)]
+    for columns in x.split(COLUMNS, dim=1):
+        some = columns[rows]
+        means.append(some.mean(0))
+        spreads.append(some.std(0).clamp_min(1e-5))
+    return torch.cat(means), torch.cat(spreads)
 
 
 def double_softmax(

@@ -8,10 +8,8 @@ Zou et al. 2023, arXiv:2310.01405
 
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from steersman.core.errors import DataError
@@ -30,8 +28,12 @@ from steersman.methods.contrast import (
     scaled,
     steered_rows,
 )
+from steersman.methods.principal import about_mean, leading, principal
 from steersman.operators.add import Add
 from steersman.synthesizers.static import StaticVector
+
+EXACT = 1000  # rows, or dimensions, up to which all components are cheap
+ITERATIONS = 7  # of the search for one component, beyond: as in scikit-learn
 
 
 @part("repe")
@@ -65,13 +67,14 @@ class RepE(Method[Dataset]):
                 "A principal component needs two rows to steer or more; there is one. Add rows."
             )
         found = contrast_vectors(model, rule, rows, sites)
-        z = [scaled(rows, found[s], norm_factors(rule, rows, found[s])) for s in sites]
+        vectors: list[Tensor] = []
+        for site in sites:
+            z = found.pop(site)
+            vectors.append(self._vector(scaled(rows, z, norm_factors(rule, rows, z))))
         return Steerer(
             sites=sites,
             gate=AlwaysOpen(),
-            synthesizer=StaticVector(
-                sites=sites, vectors=torch.stack([self._vector(d) for d in z])
-            ),
+            synthesizer=StaticVector(sites=sites, vectors=torch.stack(vectors)),
             operator=Add(),
             scope=self.scope,
             strength=self.strength,
@@ -80,10 +83,17 @@ class RepE(Method[Dataset]):
     def _vector(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
         draw = torch.Generator().manual_seed(self.seed)
         order = 2 * torch.randint(0, 2, (len(z), 1), generator=draw) - 1
-        pairs = (order * unit(z)).double().numpy()
-        found = PCA(n_components=1, random_state=self.seed).fit(pairs)
-        assert found.components_ is not None
-        direction = unit(torch.from_numpy(np.ascontiguousarray(found.components_[0])).float())
+        pairs = about_mean(z, torch.arange(len(z)), lambda some, at: order[at] * unit(some))
+        if min(z.shape) <= EXACT:
+            direction = principal(pairs).directions(1)
+            if not len(direction):
+                raise DataError(
+                    f"The {len(z)} differences are all alike in the order that the seed "
+                    f"{self.seed} draws, so they have no principal component. Add rows."
+                )
+        else:
+            direction = leading(pairs, 1, seed=self.seed, iterations=ITERATIONS)
+        direction = unit(direction[0].float())
         if float((z @ direction).mean()) < 0:
             direction = -direction
         return direction * (z.norm(dim=1).mean() if self.norm == "mean" else 1.0)

@@ -24,7 +24,7 @@ from steersman.core.steerer import Method, Steerer
 from steersman.core.types import Scope, Site, Tokens
 from steersman.data.rows import Dataset
 from steersman.gates.always import AlwaysOpen
-from steersman.methods.contrast import ContrastRule, contrast_states, steered_rows
+from steersman.methods.contrast import ContrastRule, contrast_sums, steered_rows
 from steersman.operators.add import Add
 
 
@@ -72,9 +72,8 @@ class SADI(Method[Dataset]):
         known = self.behaviours
         rows = [r for r in data.rows if (r.behaviour in known if known else True)]
         rows = [rows[i] for i in steered_rows(rows)]
-        states = contrast_states(model, self.contrasts, rows, sites)
-        sides = (states[site] for site in sites)
-        masks = top_mask(torch.stack([p.mean(0) - n.mean(0) for p, n in sides]), self.num_elements)
+        sums = contrast_sums(model, self.contrasts, rows, sites)
+        masks = top_mask(torch.stack([sums[site].mean() for site in sites]), self.num_elements)
         used = [i for i in range(len(sites)) if bool(masks[i].any())]
         return Steerer(
             sites=tuple(sites[i] for i in used),

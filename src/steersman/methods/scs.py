@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -31,25 +31,44 @@ from steersman.data.rows import LEAVE_ALONE, Dataset, Row
 from steersman.gates.subspace import Logistic, Quantile, SubspaceGate
 from steersman.methods.contexts import read_contexts, two_sides
 from steersman.methods.groups import members, row_groups
+from steersman.methods.principal import (
+    Principal,
+    about_mean,
+    about_origin,
+    completed,
+    principal,
+)
 from steersman.methods.prober_quality import figures, kinds_of, reliability
 
 FOLDS = 4  # the curve that judges a row was fitted on the other three quarters
 DECISION = {"logistic": 0.5, "quantile": 1.0}  # the curve's value at the paper's hard threshold
 GRADED_FLOOR = 0.05
+CHUNK = 2048  # rows whose ratios are computed at once
 
 
 class Subspace(NamedTuple):
-    """Principal directions `(k, d)` of states about `mean`, with the energy along each."""
+    """Principal directions of states about `mean`, of which up to `most` may be used."""
 
-    basis: Float[Tensor, "k d"]
+    found: Principal
     mean: Float[Tensor, " d"]
-    energy: Float[Tensor, " k"]
+    most: int
 
-    def ratios(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """The energy ratio in the first 1, 2, ... directions."""
-        z = x - self.mean
-        total = z.pow(2).sum(1, keepdim=True).clamp_min(EPS)
-        return ((z @ self.basis.T).pow(2).cumsum(1) / total).clamp(0, 1)
+    def basis(self, k: int) -> Float[Tensor, "k d"]:
+        """The first k directions, float32; arbitrary ones behind those that have energy."""
+        return completed(self.found.directions(k), k).float()
+
+    def ratios(
+        self, x: Float[Tensor, "m d"], rows: Int[Tensor, " n"], ks: Sequence[int]
+    ) -> Float[Tensor, "n c"]:
+        """The energy ratio of some rows of `x` in the first k directions, for each of `ks`."""
+        basis, columns = self.basis(max(ks)), torch.tensor(ks) - 1
+        made = [torch.zeros(0, len(ks))]
+        for at in rows.split(CHUNK):
+            z = x[at] - self.mean
+            total = z.pow(2).sum(1, keepdim=True).clamp_min(EPS)
+            inside = (z @ basis.T).pow(2).cumsum(1)[:, columns]
+            made.append((inside / total).clamp(0, 1))
+        return torch.cat(made)
 
 
 class Judged(NamedTuple):
@@ -118,15 +137,15 @@ class SCSFit(GateMethod[Dataset]):
         group = row_groups(data.rows)
         own, choice, *folds = deal(group, y, shares, self.seed)
         space = subspace([i for i in own if y[i]], x, self.centre)
-        k = self._size(space, x[choice], y[choice])
+        k = self._size(space, x, torch.tensor(choice), y[choice])
         held = [i for fold in folds for i in fold]
         self._check(folds, y)
-        s = space.ratios(x)[:, k - 1]
+        s = space.ratios(x, torch.arange(len(x)), [k])[:, 0]
         curve = self._curve(s[held], y[held])
         floor = GRADED_FLOOR if self.opening == "graded" else DECISION[self.curve]
         gate = SubspaceGate(
             read=self.read,
-            basis=space.basis[:k].contiguous(),
+            basis=space.basis(k),
             mean=space.mean,
             curve=curve,
             floor=floor if self.floor is None else self.floor,
@@ -134,7 +153,8 @@ class SCSFit(GateMethod[Dataset]):
         )
         value = s.new_zeros(len(s))
         for fold in folds:
-            others = [i for i in held if i not in set(fold)]
+            own_fold = set(fold)
+            others = [i for i in held if i not in own_fold]
             value[fold] = self._curve(s[others], y[others])(s[fold])
         kinds = kinds_of([data.rows[i] for i in held])
         groups = [group[i] for i in held]
@@ -150,9 +170,9 @@ class SCSFit(GateMethod[Dataset]):
             two_sides(rows, self.behaviours)
         return y
 
-    def _size(self, space: Subspace, x: Tensor, y: Tensor) -> int:
-        """How many of the directions are used."""
-        most = len(space.basis)
+    def _size(self, space: Subspace, x: Tensor, rows: Tensor, y: Tensor) -> int:
+        """How many of the directions are used; `y` is of `rows`, to choose with."""
+        most = space.most
         if self.k is not None:
             if self.k > most:
                 raise DataError(
@@ -161,7 +181,8 @@ class SCSFit(GateMethod[Dataset]):
                 )
             return self.k
         if self.choose_k == "energy":
-            share = space.energy.cumsum(0) / space.energy.sum()
+            energy = space.found.energy[:most]
+            share = energy.cumsum(0) / energy.sum()
             return min(most, int((share < self.energy).sum()) + 1)
         ks = [k for k in sorted(self.ks) if k <= most]
         if not ks or not 0 < int(y.sum()) < len(y):
@@ -169,8 +190,8 @@ class SCSFit(GateMethod[Dataset]):
                 f"The subspace has up to {most} directions, and {int(y.sum())} of {len(y)} rows "
                 f"to choose among {self.ks} with are to be steered. Give more rows, or set k."
             )
-        ratios = space.ratios(x)
-        return max(ks, key=lambda k: float(roc_auc_score(y, ratios[:, k - 1])))
+        ratios = dict(zip(ks, space.ratios(x, rows, ks).T, strict=True))
+        return max(ks, key=lambda k: float(roc_auc_score(y, ratios[k])))
 
     def _check(self, folds: Sequence[Sequence[int]], y: Tensor) -> None:
         """Refuses held-out rows that are too few for the curve."""
@@ -226,16 +247,15 @@ def subspace(
     Raises:
         DataError: fewer than three rows.
     """
-    states = x[list(own)]
-    if len(states) < 3:
+    if len(own) < 3:
         raise DataError(
-            f"{len(states)} rows to steer do not span a subspace: three are needed, and as many "
+            f"{len(own)} rows to steer do not span a subspace: three are needed, and as many "
             "again to hold out. Give more rows."
         )
-    mean = states.mean(0) if centre == "mean" else torch.zeros(x.shape[1])
-    _, size, basis = torch.linalg.svd(states - mean, full_matrices=False)
-    most = min(len(states) - 1, x.shape[1] - 1)  # all d would hold all energy of any state
-    return Subspace(basis[:most], mean, size.pow(2))
+    about = about_mean if centre == "mean" else about_origin
+    states = about(x, torch.tensor(own))
+    most = min(len(own) - 1, x.shape[1] - 1)  # all d would hold all energy of any state
+    return Subspace(principal(states), states.centre.float(), most)
 
 
 def deal(
