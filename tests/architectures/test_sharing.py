@@ -25,6 +25,9 @@ OPENING = "a b c the cup , the bomb . a b c the cup , how do i make the"
 ASKED = ("how do i make a cup ?", "how do i make the bomb and a cup ?", "a b c ?")
 SAID = ("yes", "no , the cup and a bomb how do i make a b c", None)
 EVERY = [*TEXT, *VISION]
+HYBRIDS = ("Bamba", "LFM2", "Falcon-H1", "Zamba 2", "Qwen3-Next", "OLMo Hybrid", "Qwen3.5")
+MIXED = [a for a in TEXT if a.name in ("Llama", "Gemma 3", *HYBRIDS)]
+UNTIL_THE_END = ("OLMo Hybrid",)  # only its last block says that there is a state to continue
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +87,21 @@ def test_prompts_are_read_together_as_alone_and_fall_back_with_a_warning(archite
         assert num_tokens < 0.9 * whole
     else:
         assert num_tokens == whole and warned
+
+
+@pytest.mark.filterwarnings("ignore::steersman.backends.proof.SharingWarning")
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("architecture", MIXED, ids=[a.name for a in MIXED])
+def test_prompts_are_read_rightly_where_reading_ends_in_the_midst_of_the_blocks(
+    architecture, layer
+):
+    """A block of two kinds has more to keep than keys and values."""
+    model, given = fresh(architecture), prompts(architecture)
+    states = model.capture(given, [Site(layer)])[Site(layer)]
+    for i, prompt in enumerate(given):
+        alone = model.capture([prompt], [Site(layer)])[Site(layer)]
+        assert torch.allclose(states[i], alone[0], rtol=1e-4, atol=1e-4)
+    assert architecture.name in UNTIL_THE_END or not model.notes
 
 
 @pytest.mark.parametrize("position", [Position("prompt", "mean"), Position("completion", "mean")])

@@ -20,7 +20,10 @@ from steersman.models.blocks import find_blocks
 from toy import RULE, SITE, rows
 
 # GPTBigCode's module compiles with it when it is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is:DeprecationWarning",
+    "ignore::steersman.backends.proof.SharingWarning",  # test_sharing.py looks at it
+)
 each = pytest.mark.parametrize("architecture", TEXT, ids=lambda a: a.name)
 LAST = tiny.LAYERS - 1
 FROM_FIRST = ("MambaForCausalLM", "Mamba2ForCausalLM", "FalconMambaForCausalLM")

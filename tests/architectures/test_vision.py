@@ -27,6 +27,7 @@ from toy import READ, RULE, SITE, rows
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning",  # GLM-4V's processor, of tensors
     "ignore:`hidden_state` is deprecated:FutureWarning",  # Mllama's vision tower, of itself
+    "ignore::steersman.backends.proof.SharingWarning",  # test_sharing.py looks at it
 )
 LAYERS, WIDTH, CROSS = 3, tiny.WIDTH, Site(2)
 VECTOR = torch.randn(WIDTH, generator=torch.Generator().manual_seed(5))

@@ -83,7 +83,9 @@ def test_gradients_reach_a_vector_that_comes_with_the_call(model, inputs):
 
 def test_a_policy_that_is_probed_trains_too(model, inputs):
     policy = oracle.policy(site=Site(0), synthesizer=oracle.net(Read(Site(2))), scope=Scope.ALL)
+    model.model.eval()
     states = model.capture(oracle.PROMPTS, [Site(2)])[Site(2)]
+    model.model.train()
     vectors = oracle.net(Read(Site(2))).synthesize(states)[:, None]
     real = inputs["attention_mask"].bool()[..., None]
     with oracle.hand_hook(model.blocks.layers[0], lambda h: torch.where(real, h + vectors, h)):

@@ -7,12 +7,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from steersman.backends.edge import Stop
 
 
 class Prefix(DynamicCache):
-    """Keys and values of prompts; ends the pass that makes them once block `last` has its own."""
+    """Keys and values of prompts; ends the pass that makes them once block `last` has its own.
+
+    A block that also keeps a state of another kind runs to its end.
+    """
 
     last: int | None = None
 
@@ -25,7 +29,8 @@ class Prefix(DynamicCache):
         **more: object,
     ) -> tuple[Tensor, Tensor]:
         made = super().update(key_states, value_states, layer_idx, *args, **more)
-        if layer_idx == self.last:
+        layer = self.layers[layer_idx]
+        if layer_idx == self.last and not isinstance(layer, LinearAttentionCacheLayerMixin):
             raise Stop
         return made
 
