@@ -36,11 +36,13 @@ def source(tmp_path):
     return on_disk(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_model_that_kills_every_worker_is_an_error():
     with pytest.raises(ModelError, match="while it loaded the model"):
         RayModel(deadly, LOCAL)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_told_in_its_own_words():
     with pytest.raises(ModelError, match=r"There is no model at /nowhere"):
         RayModel(partial(load, "/nowhere"), LOCAL)
@@ -72,6 +74,7 @@ def test_numbers_out_of_range_are_refused(wrong):
         Cluster(**wrong)
 
 
+@pytest.mark.slow
 def test_rows_of_a_killed_driver_are_kept(source, tmp_path):
     """The process that asked is killed in the middle; a second one continues where it was."""
     ran, kept, asked = tmp_path / "ran", tmp_path / "kept", prompts(6 * WINDOW)

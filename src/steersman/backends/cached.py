@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,9 +10,10 @@ from jaxtyping import Int
 from PIL.Image import Image
 from torch import Tensor
 
-from steersman.backends.engine import Engine, Piece, Reading
+from steersman.backends.engine import Engine, Piece, Reading, check_prompts
+from steersman.backends.progress import CaptureProgress, Watch
 from steersman.core.errors import ModelError, RecipeError
-from steersman.core.requests import Completion, Request
+from steersman.core.requests import Backend, Completion, Request
 from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
 from steersman.data.namespace import Namespace
 from steersman.data.segments import runs
@@ -23,44 +22,6 @@ from steersman.data.store import RowStore
 NEXT_TOKEN, TEXT = "next_token", "text"
 CHUNK = 4096  # rows that are fetched from the store at a time
 NUM_ASKED = 512  # prompts that are answered at a time
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureProgress:
-    """How far a call has come.
-
-    Attributes:
-        what: "capture", "answer_states" or "complete".
-        rows: prompts that are done, those from the cache among them.
-        total: prompts of this call, each counted once.
-        cached: prompts that the cache knew.
-        tokens: tokens that the model ran, where that is known.
-        seconds: since the call began.
-    """
-
-    what: str
-    rows: int
-    total: int
-    cached: int
-    tokens: int
-    seconds: float
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows that the model made, by the second."""
-        return (self.rows - self.cached) / self.seconds if self.seconds else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """None until the model has made a row."""
-        left = self.total - self.rows
-        if not left:
-            return 0.0
-        return left / self.rows_per_second if self.rows_per_second else None
 
 
 class CachedModel:
@@ -74,7 +35,7 @@ class CachedModel:
         on_progress: called at the beginning of each call and after every piece.
 
     Raises:
-        RecipeError: the store is none.
+        RecipeError: the engine is no model, or the store is not a RowStore.
     """
 
     def __init__(
@@ -83,6 +44,8 @@ class CachedModel:
         store: RowStore | None = None,
         on_progress: Callable[[CaptureProgress], None] | None = None,
     ) -> None:
+        if not isinstance(engine, Backend):
+            raise RecipeError(f"The model is {engine!r}. Load it first: steersman.load(...).")
         if store is not None and not isinstance(store, RowStore):
             raise RecipeError(f"The store is {store!r}. Give a RowStore: RowStore({store!r}).")
         if store is not None and engine.in_step:
@@ -182,9 +145,10 @@ class CachedModel:
         Raises:
             StorageError: the disk refused; what was answered before is kept.
         """
+        check_prompts(prompts)
         names, answers = _Names(), []
         kept = self._kept()
-        watch = _Watch("complete", len(prompts), self._tell)
+        watch = Watch("complete", len(prompts), self._tell)
         for start in range(0, len(prompts), NUM_ASKED):
             part = prompts[start : start + NUM_ASKED]
             rule: list[object] = ["complete", max_new_tokens]
@@ -234,7 +198,7 @@ class CachedModel:
         if reading.position is None:
             columns.append(NEXT_TOKEN)
         kept = self._kept()
-        watch = _Watch(what, len(asked.prompts), self._tell)
+        watch = Watch(what, len(asked.prompts), self._tell)
         done: set[int] = set()
         if kept is not None:
             held = kept.holds(asked.keys, columns)
@@ -291,30 +255,6 @@ class CachedModel:
             self._on_progress(progress)
 
 
-class _Watch:
-    """Counts what one call has done."""
-
-    def __init__(
-        self, what: str, total: int, tell: Callable[[CaptureProgress, CaptureProgress], None]
-    ) -> None:
-        self._tell = tell
-        self._began = time.monotonic()
-        self._now = CaptureProgress(what, 0, total, 0, 0, 0.0)
-        self._tell(self._now, CaptureProgress(what, 0, 0, 0, 0, 0.0))
-
-    def add(self, *, rows: int, cached: int = 0, tokens: int = 0) -> None:
-        was = self._now
-        self._now = CaptureProgress(
-            was.what,
-            rows=was.rows + rows,
-            total=was.total,
-            cached=was.cached + cached,
-            tokens=was.tokens + tokens,
-            seconds=time.monotonic() - self._began,
-        )
-        self._tell(self._now, was)
-
-
 class _Found(NamedTuple):
     """Rows of some prompts, as they are kept."""
 
@@ -336,6 +276,7 @@ class _Asked(NamedTuple):
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], rule: Sequence[object]) -> "_Asked":
+        check_prompts(prompts)
         names = _Names()
         index: dict[bytes, int] = {}
         alone: list[Prompt] = []

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from steersman.backends.engine import Piece, Reading
+from steersman.backends.engine import Piece, Reading, check_prompts
 from steersman.backends.forest import forest
 from steersman.backends.passes import Passes, Window
 from steersman.backends.proof import Proof
@@ -24,8 +24,10 @@ class Capture:
         A window of prompts with images has as many images as fit into one pass.
 
         Raises:
-            RecipeError: the model cannot read the first prompt with an image.
+            RecipeError: something is no prompt, or the model cannot read the first one with an
+                image.
         """
+        check_prompts(prompts)
         made: list[list[int]] = []
         for with_images in (False, True):
             picked = [i for i, p in enumerate(prompts) if bool(p.images) == with_images]

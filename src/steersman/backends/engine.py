@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steersman.core.errors import RecipeError
 from steersman.core.requests import Backend
 from steersman.core.types import Activations, AnswerStates, Position, Prompt, Site
 
@@ -89,6 +90,19 @@ class Engine(Backend, Protocol):
             RecipeError: the model has no such site, or a span has no tokens.
         """
         ...
+
+
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Refuses what is no list of prompts.
+
+    Raises:
+        RecipeError: says what was given instead.
+    """
+    if isinstance(prompts, (str, Prompt)):
+        raise RecipeError(f"{prompts!r} was given where a list of prompts belongs. Write [prompt].")
+    for prompt in prompts:
+        if not isinstance(prompt, Prompt):
+            raise RecipeError(f"A prompt is {prompt!r}. Write Prompt(text).")
 
 
 def gathered(pieces: Iterable[Piece], num: int, sites: Sequence[Site], width: int) -> Activations:

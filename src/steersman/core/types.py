@@ -323,9 +323,11 @@ class ModelSpec:
         """Refuses sites that the model does not have.
 
         Raises:
-            RecipeError: a layer is out of range.
+            RecipeError: a layer is out of range, or something is no site.
         """
         for site in sites:
+            if not isinstance(site, Site):
+                raise RecipeError(f"{needed_by} needs sites, not {site!r}. Write Site(layer).")
             if not 0 <= site.layer < self.num_layers:
                 raise RecipeError(
                     f"{needed_by} needs {site}, but {self.id} has {self.num_layers} layers "
