@@ -1,7 +1,10 @@
 """The row cache on the command line: it is used, told, listed, measured and deleted."""
 
+import errno
 import json
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,12 @@ from typer.testing import CliRunner
 
 import tiny
 from steersman.backends.cached import CaptureProgress
-from steersman.cli import console, shared
+from steersman.cli import cache, console, shared
 from steersman.cli.cache import CacheChoice, size
 from steersman.cli.main import app
 from steersman.core.errors import RecipeError, SteersmanError, StorageError
 from steersman.data.store import RowStore
+from steersman.methods.mean import MeanVector
 
 RECIPE = """
 method = "mean"
@@ -80,9 +84,11 @@ def test_a_second_fit_takes_its_rows_from_the_cache(folder):
 
 def test_people_are_told_what_came_from_the_cache(folder):
     words = ("fit", folder / "recipe.toml", "--data", folder / "data", "--out", folder / "policy")
-    assert "from the cache" not in invoke(*words).output
-    said = " ".join(invoke(*words).output.split())
-    assert f"cache 4 of 4 rows, from {default_cache()}" in said
+    for num in (0, 4):
+        said = " ".join(invoke(*words).output.split())
+        known = f"cache {num} of 4 rows were known, all are kept in {default_cache()}"
+        assert known in said
+    assert "were known" not in invoke(*words, "--no-cache").output
 
 
 def test_without_a_cache_nothing_is_kept(folder):
@@ -115,13 +121,81 @@ def test_choices_that_cannot_be_met_are_refused(choice, says):
         choice.open()
 
 
-def test_a_cache_that_cannot_be_written_is_one_error(folder):
-    (folder / "file").write_text("")
+@pytest.fixture
+def no_model(monkeypatch):
+    """A model that is loaded is a failure."""
+    monkeypatch.setattr(shared, "load", lambda *_, **__: pytest.fail("a model is loaded"))
+
+
+def refused(folder, cache) -> str:
     error = fails(
         "fit", folder / "recipe.toml", "--data", folder / "data", "--out", folder / "policy",
-        "--cache", folder / "file",
+        "--cache", cache,
     )  # fmt: skip
     assert isinstance(error, StorageError) and "--no-cache" in str(error)
+    return str(error)
+
+
+@pytest.mark.parametrize("below", ["", "rows"])
+def test_a_cache_that_is_a_file_is_said_to_be_one_before_the_model_is_loaded(
+    folder, no_model, below
+):
+    (folder / "file").write_text("")
+    said = refused(folder, folder / "file" / below)
+    assert f"{folder / 'file'} is a file. Choose another folder" in said
+    assert "free some space" not in said
+
+
+def read_only(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_cache_on_a_read_only_disk_is_said_to_be_one(folder, no_model, monkeypatch):
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", read_only)
+    said = refused(folder, folder / "rows")
+    assert f"{folder / 'rows'} cannot be written (Read-only file system). Choose another" in said
+    assert "free some space" not in said
+
+
+def test_rows_of_a_read_only_disk_are_used(folder, monkeypatch):
+    fit(folder)
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", read_only)
+    assert fit(folder)["capture"]["cached"] == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_cache_where_no_folder_can_be_made_says_where(folder, no_model):
+    assert "no folder can be made in /proc)" in refused(folder, "/proc/rows")
+
+
+@pytest.mark.parametrize("verb", [("ls",), ("du",), ("rm", "--all", "--yes")])
+def test_a_file_holds_no_namespaces(folder, verb):
+    (folder / "file").write_text("")
+    error = fails("cache", *verb, "--cache", folder / "file")
+    assert isinstance(error, StorageError) and f"{folder / 'file'} is a file" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ((), "Stopped. What was read is kept; run the same command to go on."),
+        (("--no-cache",), "Stopped."),
+    ],
+)
+def test_ctrl_c_keeps_what_was_read_and_says_so(folder, monkeypatch, more, says):
+    words = ("fit", folder / "recipe.toml", "--data", folder / "data", "--out", folder / "policy")
+    read = MeanVector.fit
+
+    def stopped(self, model, *given):
+        read(self, model, *given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MeanVector, "fit", stopped)
+        result = invoke(*words, *more)
+    assert result.exit_code == 130 and result.stderr == says + "\n"
+    assert not (folder / "policy").exists()
+    assert fit(folder)["capture"]["cached"] == (0 if more else 4)
 
 
 def test_an_empty_cache_is_said_to_be_empty():
@@ -199,10 +273,12 @@ def test_sizes_are_for_people(num_bytes, said):
 NOW = CaptureProgress("answer_states", rows=1200, total=2000, cached=200, tokens=30_000, seconds=10)
 
 
-def test_people_see_rows_tokens_and_the_time_left():
-    assert console.told(NOW) == (
-        "answer states 1,200/2,000, 200 from the cache, 100.0 rows/s, 3,000 tokens/s, 0:08 left"
-    )
+def test_people_see_rows_their_speed_and_the_time_left():
+    assert console.told(NOW) == "answer states 1,200/2,000, 100 rows/s, 0:08 left"
+    slow = replace(NOW, total=99_999, cached=1150)
+    assert console.told(slow) == "answer states 1,200/99,999, 5.0 rows/s, 5:29:20 left"
+    known = replace(NOW, rows=200)
+    assert console.told(known) == "answer states 200/2,000, 200 from the cache"
 
 
 def test_programs_see_a_line_a_second_at_most(monkeypatch, capsys):
@@ -221,16 +297,23 @@ def test_programs_see_a_line_a_second_at_most(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_sees_progress_behind_the_stage_and_a_pipe_sees_nothing(
+def test_a_terminal_of_80_columns_sees_progress_and_a_pipe_sees_nothing(
     monkeypatch, capsys, terminal
 ):
-    made = console.Console(stderr=True, force_terminal=terminal, width=200)
+    made = console.Console(stderr=True, force_terminal=terminal, width=80)
     monkeypatch.setattr(console, "err", made)
     monkeypatch.setattr(console, "Console", lambda **_: made)
+    long = replace(NOW, rows=123_456, total=3_000_000, seconds=1000)
     with console.stages() as note:
-        note("fitting", 0.2)
-        note.capture(NOW)
-    assert ("fitting: answer states 1,200/2,000" in capsys.readouterr().err) is terminal
+        note("fitting l2s on 3,000,000 rows", 0.2)
+        note.capture(long)
+    assert (console.told(long) in capsys.readouterr().err) is terminal
+    with console.stages() as note:
+        note("fitting l2s on 3,000,000 rows", 0.2)
+        note.capture(long)
+        note.capture(replace(long, rows=long.total))
+    said = capsys.readouterr().err
+    assert ("fitting l2s on 3,000,000 rows: computing" in said) is terminal
 
 
 def test_rows_of_one_dtype_are_the_same_the_first_and_the_second_time(folder):

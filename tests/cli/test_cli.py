@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
+from rich.text import Text
 from typer.testing import CliRunner
 
 import tiny
@@ -268,3 +271,27 @@ def test_the_world_does_not_write_over_somebody_elses_data(folder):
     (own / "pairs.jsonl").write_text('{"id": "1", "prompt": "mine"}\n')
     assert "did not write it" in fails("world", "write", "--out", folder)
     assert "mine" in (own / "pairs.jsonl").read_text()
+
+
+def helps(group, words=()):
+    """The text of every verb's help, as it was written."""
+    for name, command in group.commands.items():
+        yield (*words, name), command.help or ""
+        if hasattr(command, "commands"):
+            yield from helps(command, (*words, name))
+
+
+def test_nothing_in_a_help_text_is_taken_for_markup():
+    texts = dict(helps(typer.main.get_command(app)))
+    assert ("cache", "rm") in texts
+    assert [words for words, text in texts.items() if Text.from_markup(text).plain != text] == []
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_warning_is_its_text_alone(monkeypatch, capsys):
+    def warn():
+        warnings.warn("rows-1 cannot be read", stacklevel=1)
+
+    monkeypatch.setattr("steersman.cli.main.app", warn)
+    main()
+    assert capsys.readouterr().err == "Warning: rows-1 cannot be read\n"

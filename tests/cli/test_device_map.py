@@ -1,6 +1,7 @@
 """Models larger than one device on the command line."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -47,3 +48,56 @@ def test_several_processes_of_torchrun_would_write_the_same_files(asked, monkeyp
     made = invoke("generate", "a b")
     assert isinstance(made.exception, RecipeError) and not asked
     assert "torchrun started 2 processes" in str(made.exception)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--device-map", "atuo"), "--device-map is 'atuo', which is none. Did you mean 'auto'"),
+        (("--device", "cudaa"), "--device is 'cudaa', which is none. Did you mean 'cuda'"),
+        (("--device", "cuda:x"), "--device is 'cuda:x', which is none. Did you mean 'cuda"),
+        (("--device", "cuda"), "--device is cuda, and torch .* sees no GPU here"),
+        (("--device", "mps"), "--device is mps, and torch has no such device here"),
+    ],
+)
+def test_devices_that_there_are_not_are_refused_before_anything_is_loaded(
+    asked, monkeypatch, given, says
+):
+    monkeypatch.setattr(shared.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(shared.torch.backends.mps, "is_available", lambda: False)
+    made = invoke("generate", "a b", *given)
+    assert isinstance(made.exception, RecipeError) and not asked
+    assert re.search(says, str(made.exception))
+
+
+def test_a_gpu_beyond_the_last_is_refused(asked, monkeypatch):
+    monkeypatch.setattr(shared.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(shared.torch.cuda, "device_count", lambda: 2)
+    made = invoke("generate", "a b", "--device", "cuda:2")
+    assert "torch sees 2 GPUs here. Write cuda:0 to cuda:1" in str(made.exception) and not asked
+    invoke("generate", "a b", "--max-new-tokens", "2", "--device", "cuda:1")
+    assert [how["device"] for how in asked] == ["cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--device", "cudaa"), "--device is 'cudaa', which is none"),
+        (("--device-map", "atuo"), "--device-map is 'atuo', which is none"),
+    ],
+)
+def test_a_cluster_is_not_started_for_a_device_that_there_is_not(given, says):
+    option, value = given
+    with (
+        pytest.raises(RecipeError, match=says),
+        shared.open_engine(
+            "bundled", shared.Workers("local"), **{option[2:].replace("-", "_"): value}
+        ),
+    ):
+        pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize("name", ["auto", "balanced", "balanced_low_0", "sequential", "cpu"])
+def test_every_map_that_accelerate_knows_reaches_the_loader(asked, name):
+    invoke("generate", "a b", "--max-new-tokens", "2", "--device-map", name)
+    assert [how["device_map"] for how in asked] == [name]

@@ -301,7 +301,7 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch)
 
 def test_a_root_that_cannot_be_made_is_said_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="file/.*--no-cache"):
+    with pytest.raises(StorageError, match="file is a file.*--cache DIR.*--no-cache"):
         opened(tmp_path / "file")
 
 

@@ -1,14 +1,18 @@
 """`steersman cache`, and the options by which other verbs choose their cache."""
 
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
 
-from steersman.cli.console import print_json, say
-from steersman.core.errors import RecipeError, nearest
+from steersman.cli.console import err, print_json, say
+from steersman.core.errors import RecipeError, StorageError, nearest
+from steersman.data.namespace import in_the_way, refused
 from steersman.data.store import DTYPES, Holding, RowStore
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -31,6 +35,7 @@ class CacheChoice:
 
         Raises:
             RecipeError: the choices exclude each other, or there is no such dtype.
+            StorageError: nothing can be kept in the folder, and nothing is.
         """
         if self.off:
             if self.folder is not None or self.dtype is not None:
@@ -40,12 +45,28 @@ class CacheChoice:
         dtype = self.dtype or "float32"
         if dtype not in DTYPES:
             raise RecipeError(f"Rows cannot be kept as {dtype!r}.{nearest(dtype, DTYPES)}")
-        return RowStore(self.folder, dtype=DTYPES[dtype])
+        store = RowStore(self.folder, dtype=DTYPES[dtype])
+        _check_writable(store)
+        return store
+
+
+@contextmanager
+def stoppable(store: RowStore | None) -> Iterator[None]:
+    """Ctrl-C inside ends the program with status 130, and says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if store is None:
+            err.print("Stopped.")
+        else:
+            store.flush()
+            err.print("Stopped. What was read is kept; run the same command to go on.")
+        raise typer.Exit(130) from None
 
 
 def run_ls(folder: Path | None, *, as_json: bool) -> None:
     """Lists what is kept: one line for each model, number type and way of computing."""
-    store = RowStore(folder)
+    store = _listed(folder)
     held = store.holdings()
     if as_json:
         print_json({"root": str(store.root), "namespaces": [asdict(one) for one in held]})
@@ -66,7 +87,7 @@ def run_ls(folder: Path | None, *, as_json: bool) -> None:
 
 def run_du(folder: Path | None, *, as_json: bool) -> None:
     """Prints how much room the rows take."""
-    store = RowStore(folder)
+    store = _listed(folder)
     held = store.holdings()
     total = sum(one.num_bytes for one in held)
     if as_json:
@@ -93,7 +114,7 @@ def run_rm(
         )
     if as_json and not yes:
         raise RecipeError("--json asks no questions. Give --yes, too.")
-    store = RowStore(folder)
+    store = _listed(folder)
     held = {one.name: one for one in store.holdings()}
     for name in names:
         if name not in held:
@@ -124,6 +145,33 @@ def size(num_bytes: int) -> str:
     return (
         f"{left:.0f} {UNITS[power]}" if power == 0 or left >= 99.5 else f"{left:.1f} {UNITS[power]}"
     )
+
+
+def _check_writable(store: RowStore) -> None:
+    try:
+        store.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=store.root):
+            pass
+    except OSError as error:
+        is_readable = os.path.isdir(store.root) and os.access(store.root, os.R_OK | os.X_OK)
+        if not is_readable or not store.holdings():  # rows of a read-only disk may be used
+            raise refused(store.root, error) from error
+
+
+def _listed(folder: Path | None) -> RowStore:
+    store = RowStore(folder)
+    try:
+        os.listdir(store.root)
+    except FileNotFoundError:  # nothing was kept yet
+        pass
+    except OSError as error:
+        what = in_the_way(store.root)
+        why = f"{what} is a file" if what else error.strerror or error
+        raise StorageError(
+            f"{store.root} cannot be listed ({why}). Give the folder that rows are kept in: "
+            "--cache DIR."
+        ) from error
+    return store
 
 
 def _ago(when: float) -> str:

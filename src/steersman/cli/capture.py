@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from steersman.backends.cached import CachedModel
-from steersman.cli.cache import CacheChoice, size
+from steersman.cli.cache import CacheChoice, size, stoppable
 from steersman.cli.console import CaptureLines, print_json, say, stages
 from steersman.cli.fit import by_suite, captured
 from steersman.cli.recipes import open_recipe
@@ -42,7 +42,7 @@ def run_capture(job: CaptureJob, *, as_json: bool) -> None:
         check_rows(plan, rows)
     began = time.monotonic()
     before = sum(one.num_bytes for one in store.holdings())
-    with ExitStack() as stack:
+    with stoppable(store), ExitStack() as stack:
         note = stack.enter_context(stages(quiet=as_json))
         note("loading the model", 0.0)
         engine = stack.enter_context(
@@ -56,7 +56,7 @@ def run_capture(job: CaptureJob, *, as_json: bool) -> None:
         )
         backend = CachedModel(engine, store, CaptureLines() if as_json else note.capture)
         for i, plan in enumerate(plans):
-            note(f"reading for {plan.name}", (i + 1) / (len(plans) + 1))
+            note(f"fitting {plan.name}", (i + 1) / (len(plans) + 1))
             fit_policy(backend, plan, rows, VERSION)
         said = {
             "recipes": [plan.source for plan in plans],

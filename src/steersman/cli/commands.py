@@ -145,7 +145,7 @@ def capture(
     """Read into the cache what fitting these recipes needs; fitting then runs no model.
 
     What a recipe reads may depend on what it read before, so each is fitted here, too, and its
-    policy thrown away. A [search] is left out: it asks for answers of steered models.
+    policy thrown away. A recipe's search is left out: it asks for answers of steered models.
     """
     from steersman.cli.cache import CacheChoice
     from steersman.cli.capture import CaptureJob, run_capture

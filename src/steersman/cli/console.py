@@ -17,9 +17,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 if TYPE_CHECKING:  # torch would make `--help` slow
-    from steersman.backends.cached import CaptureProgress
+    from rich.progress import Task
+
+    from steersman.backends.progress import CaptureProgress
 
 out = Console()
 err = Console(stderr=True)
@@ -49,11 +53,13 @@ class Stages:
             self._progress.console.print(f"  {stage}", style="dim", markup=False, highlight=False)
         else:
             self._stage = stage
-            self._progress.update(self._task, description=stage, completed=share)
+            self._progress.update(self._task, description=stage, completed=share, reading=False)
 
     def capture(self, now: "CaptureProgress") -> None:
-        """Says behind the stage how fast the model is read."""
-        self._progress.update(self._task, description=f"{self._stage}: {told(now)}")
+        """Says in the place of the stage how fast the model is read, while it is."""
+        reading = now.rows < now.total
+        said = told(now) if reading else f"{self._stage}: computing"
+        self._progress.update(self._task, description=said, reading=reading)
 
 
 class CaptureLines:
@@ -82,16 +88,27 @@ def rates(now: "CaptureProgress") -> dict[str, float | None]:
 
 
 def told(now: "CaptureProgress") -> str:
-    """Progress of reading in a line for people."""
+    """Progress of reading for people, short enough for a terminal of 80 columns."""
     said = [f"{now.what.replace('_', ' ')} {now.rows:,}/{now.total:,}"]
-    if now.cached:
-        said.append(f"{now.cached:,} from the cache")
     if now.rows > now.cached:
-        said += [f"{now.rows_per_second:,.1f} rows/s", f"{now.tokens_per_second:,.0f} tokens/s"]
+        speed = now.rows_per_second
+        said.append(f"{speed:,.0f} rows/s" if speed >= 100 else f"{speed:.1f} rows/s")
+    elif now.cached:
+        said.append(f"{now.cached:,} from the cache")
     if now.seconds_left:
         minutes, seconds = divmod(round(now.seconds_left), 60)
-        said.append(f"{minutes}:{seconds:02} left")
+        hours, minutes = divmod(minutes, 60)
+        said.append(
+            f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"
+        )
     return ", ".join(said)
+
+
+class StageLeft(TimeRemainingColumn):
+    """The time left of all stages; nothing while reading, which tells its own."""
+
+    def render(self, task: "Task") -> Text:
+        return Text() if task.fields.get("reading") else super().render(task)
 
 
 @contextmanager
@@ -101,8 +118,8 @@ def stages(*, quiet: bool = False) -> Iterator[Stages]:
         TextColumn("{task.description}", justify="left", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        StageLeft(table_column=Column(no_wrap=True)),
     )
     hidden = quiet or not err.is_terminal
     console = Console(stderr=True, quiet=hidden)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steersman.backends.cached import CachedModel
-from steersman.cli.cache import CacheChoice
+from steersman.cli.cache import CacheChoice, stoppable
 from steersman.cli.console import CaptureLines, err, print_json, rates, say, stages
 from steersman.cli.recipes import open_recipe
 from steersman.cli.shared import VERSION, Workers, open_data, open_engine, open_model
@@ -68,7 +68,7 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
         told = f"{plan.source}: [search] waits for --calibration; the recipe stays as written."
         err.print(told, markup=False, highlight=False, soft_wrap=True)
     began = time.monotonic()
-    with ExitStack() as stack:
+    with stoppable(store), ExitStack() as stack:
         note = stack.enter_context(stages(quiet=as_json))
         note("loading the model", 0.0)
         engine = stack.enter_context(
@@ -81,7 +81,7 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
             )
         )
         backend = CachedModel(engine, store, CaptureLines() if as_json else note.capture)
-        note(f"fitting {plan.name} on {sum(map(len, rows.values()))} rows", 0.2)
+        note(f"fitting {plan.name} on {sum(map(len, rows.values())):,} rows", 0.2)
         if not chosen_on:
             made = fit_policy(backend, plan, rows, VERSION)
         elif plan.search:
@@ -107,8 +107,9 @@ def run_fit(job: FitJob, *, as_json: bool) -> None:
     for name in ("policy", "method", "rows", "model", "content_hash"):
         say(f"  {name:12} {said[name]}")
     done = backend.totals
-    if store is not None and done.cached:
-        say(f"  {'cache':12} {done.cached:,} of {done.rows:,} rows, from {store.root}")
+    if store is not None:
+        known = f"{done.cached:,} of {done.rows:,} rows were known"
+        say(f"  {'cache':12} {known}, all are kept in {store.root}")
 
 
 def captured(model: CachedModel) -> dict[str, object]:

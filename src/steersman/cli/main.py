@@ -1,6 +1,7 @@
 """`steersman`: fit, steer, evaluate and look, from the command line."""
 
 import sys
+import warnings
 
 import typer
 
@@ -13,7 +14,9 @@ from steersman.core.errors import SteersmanError
 def main() -> None:
     """Runs a verb; an error of ours is one message and exit status 1, never a traceback."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            app()
     except SteersmanError as error:
         err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
@@ -21,6 +24,10 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("Stopped. What was done is kept; the same command goes on from here.")
         sys.exit(130)
+
+
+def _say_warning(message: Warning | str, *_: object) -> None:
+    sys.stderr.write(f"Warning: {message}\n")  # a progress bar redirects it, and stays whole
 
 
 @app.callback(invoke_without_command=True)

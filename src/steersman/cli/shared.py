@@ -20,6 +20,8 @@ from steersman.core.steerer import Policy
 from steersman.data.load import load as load_data
 from steersman.data.rows import Dataset
 
+DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "mps")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VERSION = __version__
 
@@ -35,8 +37,8 @@ def open_model(
     """The model a verb was asked for.
 
     Raises:
-        RecipeError: there is no such dtype, --device and --device-map are given, or torchrun
-            started several processes, which would all write the same files.
+        RecipeError: there is no such dtype or device, --device and --device-map are given, or
+            torchrun started several processes, which would all write the same files.
     """
     _refuse_torchrun()
     if device_map is not None and device != "cpu":
@@ -44,6 +46,8 @@ def open_model(
             f"--device {device} and --device-map {device_map} each say where the weights go. Give "
             "one of them."
         )
+    _check_names(device, device_map)
+    _check_present(device)
     if dtype not in DTYPES:
         raise RecipeError(f"There is no dtype {dtype!r}.{nearest(dtype, DTYPES)}")
     return load(
@@ -100,6 +104,7 @@ def open_engine(
         return
     from steersman.backends.ray_engine import Cluster, RayModel
 
+    _check_names(device, device_map)
     if dtype not in DTYPES:
         raise RecipeError(f"There is no dtype {dtype!r}.{nearest(dtype, DTYPES)}")
     gpus = workers.gpus
@@ -119,6 +124,40 @@ def open_engine(
     )
     with RayModel(make, cluster) as model:
         yield model
+
+
+def _check_names(device: str, device_map: str | None) -> None:
+    if _device(device) is None:
+        raise RecipeError(f"--device is {device!r}, which is none.{nearest(device, DEVICES)}")
+    if device_map is not None and device_map not in DEVICE_MAPS and _device(device_map) is None:
+        known = nearest(device_map, DEVICE_MAPS)
+        raise RecipeError(f"--device-map is {device_map!r}, which is none.{known}")
+
+
+def _device(name: str) -> torch.device | None:
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        return None
+
+
+def _check_present(name: str) -> None:
+    """Refuses a GPU that is not in this machine; other kinds of devices are left to torch."""
+    device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError(f"--device is {name}, and torch has no such device here. Write cpu.")
+    if device.type != "cuda":
+        return
+    num = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num == 0:
+        raise RecipeError(
+            f"--device is {name}, and torch {torch.__version__} sees no GPU here. Write --device "
+            "cpu, or see to the driver and to a torch that was built for it."
+        )
+    if (device.index or 0) >= num:
+        raise RecipeError(
+            f"--device is {name}, and torch sees {num} GPUs here. Write cuda:0 to cuda:{num - 1}."
+        )
 
 
 def _refuse_torchrun() -> None:

@@ -1,5 +1,6 @@
 """The rows of one model: what is kept, what waits to be written, and where each row is."""
 
+import errno
 import json
 import os
 import threading
@@ -29,6 +30,7 @@ from steersman.data.segments import (
 
 ABOUT = "about.json"
 DAY = 24 * 3600.0
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Rows(NamedTuple):
@@ -182,7 +184,7 @@ class Namespace:
             self._make_folder()  # another process removed it
             return write_segment(self.folder, table)
         except OSError as error:
-            raise _refused(self.folder, error) from error
+            raise refused(self.folder.parent, error) from error
 
     def _make_folder(self) -> None:
         try:
@@ -191,7 +193,7 @@ class Namespace:
             self.folder.mkdir(exist_ok=True)
             replace_bytes(self.folder / ABOUT, json.dumps(self._about, indent=2).encode())
         except OSError as error:
-            raise _refused(self.folder, error) from error
+            raise refused(self.folder.parent, error) from error
 
     def _stored(self, rows: Tensor) -> Tensor:
         if not rows.is_floating_point():
@@ -263,9 +265,32 @@ def _sweep(folder: Path) -> None:
                 os.unlink(entry.path)
 
 
-def _refused(folder: Path, error: OSError) -> StorageError:
+def refused(root: Path, error: OSError) -> StorageError:
+    """What to say when nothing can be written in the folder that was chosen."""
+    elsewhere = "another folder (--cache DIR, or $STEERSMAN_CACHE) or none (--no-cache)"
+    if blocking := in_the_way(root):
+        return StorageError(
+            f"Rows cannot be kept in {root}: {blocking} is a file. Choose {elsewhere}."
+        )
+    why = error.strerror or str(error)
+    if error.errno in NO_SPACE:
+        return StorageError(
+            f"The row cache {root} could not be written ({why}): free some space, if need be with "
+            f"`steersman cache rm`, or choose {elsewhere}, and run the same command again. Rows "
+            "that were saved stay saved."
+        )
+    if not os.path.exists(root):
+        above = next(p for p in root.absolute().parents if os.path.exists(p))
+        why = f"{why}: no folder can be made in {above}"
     return StorageError(
-        f"The row cache {folder} could not be written ({error.strerror or error}): free some "
-        "space, if need be with `steersman cache rm`, or choose another folder (--cache DIR) or "
-        "none (--no-cache), and run the same command again. Rows that were saved stay saved."
+        f"The row cache {root} cannot be written ({why}). Choose {elsewhere}, and run the same "
+        "command again. Rows that were saved stay saved."
     )
+
+
+def in_the_way(root: Path) -> Path | None:
+    """The file that stands where a folder should, if there is one."""
+    for path in (root, *root.parents):
+        if os.path.exists(path):
+            return None if os.path.isdir(path) else path
+    return None
