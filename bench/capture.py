@@ -12,7 +12,7 @@ own, 576 tokens of it, and 32 more); metrics:
     ratio_to_floor        time per pair / that of `floor` in the same round
     speedup_over_best_peer  of `ours`: time per pair of the fastest other way / ours
     ratio_to_first        of `ours_cached`: reading the same pairs again / the first time
-    peak_memory           MiB: the most tensors alive at once in a streamed mean over 2048 pairs
+    peak_memory           MiB: the most tensors alive at once in a streamed mean over 4096 pairs
     peak_memory_4n        the same over four times the pairs
     memory_growth         what the peak grew by / the rows that came in addition: 0 is flat in N
 
@@ -228,7 +228,7 @@ def memory_rows(given: argparse.Namespace) -> Iterator[Result]:
     """The peak of a mean over N and over 4 N pairs, of a model whose rows weigh."""
     model = HFModel(build(SMALL, given.device, dtype=torch.float32), tokenizer(SMALL), id="small")
     rule = ContrastRule({"wanted": Contrast(positive="yes", negative="no")})
-    num = 64 if given.quick else 2048  # rows enough that a model reads in many parts
+    num = 64 if given.quick else 4096  # rows enough that a model reads in many parts
     data = [
         Row(str(i), p.prompt, behaviour="wanted", positive=p.positive, negative=p.negative)
         for i, p in enumerate(random_pairs(SMALL, 4 * num))

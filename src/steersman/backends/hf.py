@@ -38,7 +38,9 @@ from steersman.models.rope import length_limit
 from steersman.models.sharded import is_sharded
 from steersman.models.wrapped import takes_positions, unwrapped, with_head
 
-TOKEN_BUDGET = 4096
+TOKEN_BUDGETS = {"cpu": 2048}
+"""Tokens of one pass: more of them no longer pay on a CPU (bench/capture.py)."""
+TOKEN_BUDGET = 8192  # on all other devices
 
 
 class HFModel:
@@ -50,7 +52,8 @@ class HFModel:
         id: how artifacts name the model.
         batch_size: prompts that generate together at most; one at a time where padding would
             change what the model makes of the tokens behind it (`Blocks.padding_disturbs`).
-        token_budget: tokens that `capture` runs in one pass; halved when memory runs out.
+        token_budget: tokens that `capture` runs in one pass, 2048 on a CPU and 8192 elsewhere if
+            None; halved when memory runs out.
         blocks: path of the list of decoder blocks, where structure alone does not tell it.
 
     Raises:
@@ -64,7 +67,7 @@ class HFModel:
         *,
         id: str | None = None,
         batch_size: int = 64,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         blocks: str | None = None,
     ) -> None:
         if not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
@@ -90,7 +93,7 @@ class HFModel:
             self.chat,
             places=self._places,
             device=lambda: self._device,
-            budget=token_budget,
+            budget=token_budget or TOKEN_BUDGETS.get(self._device.type, TOKEN_BUDGET),
             lock=self._lock,
             limit=length_limit(model.config),
         )
@@ -156,7 +159,6 @@ class HFModel:
 
     @property
     def in_step(self) -> bool:
-        """As `Engine.in_step`: tensor parallelism."""
         return is_sharded(self.model)
 
     @property
