@@ -43,7 +43,14 @@ TITLES: Mapping[str, Mapping[str, str]] = {
     },
 }
 """By suite, what is shown, and its title. A metric without a title is shown by its name."""
-DIGITS = {"tokens_per_second": 1, "share": 2, "rows_per_second": 1, "seconds": 2, "speedup": 2}
+DIGITS = {
+    "tokens_per_second": 1,
+    "share": 2,
+    "rows_per_second": 2,
+    "ratio_to_first": 4,
+    "seconds": 2,
+    "speedup": 2,
+}
 
 
 def cell(row: Result | None) -> str:
@@ -95,6 +102,16 @@ def notes(peers: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
+def counted(results: Results) -> str:
+    """How many pairs are behind the values, where that differs by method."""
+    rows = Results(results.select(suite="capture", metric="rows_per_second"))
+    told = [
+        f"{method} {', '.join(f'{row.n} ({row.split})' for row in rows.select(method=method))}"
+        for method in rows.unique("method")
+    ]
+    return f"Pairs behind a value: {'; '.join(told)}.\n" if told else ""
+
+
 def suite_of(results: Results) -> str:
     """The block that the rows fill.
 
@@ -117,7 +134,8 @@ def block(results: Results) -> str:
     ordered = [m for m in titles if m in metrics] + [m for m in metrics if m not in titles]
     meta = dict(results.meta)
     parts: Sequence[str] = [f"{titles.get(m, m)}:\n\n{grid(results, m)}" for m in ordered]
-    return "\n".join([conditions(meta), *parts, notes(meta.get("peers", {}))]).rstrip() + "\n"
+    told = [conditions(meta), *parts, counted(results), notes(meta.get("peers", {}))]
+    return "\n".join(part for part in told if part).rstrip() + "\n"
 
 
 def filled(page: str, content: str, suite: str = "generate") -> str:
