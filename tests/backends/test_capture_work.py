@@ -220,14 +220,13 @@ def test_other_failures_are_not_taken_for_want_of_memory(monkeypatch):
         model.capture(pairs(), [SITE], READ)
 
 
-def test_a_deeper_site_is_proved_for_itself():
+def test_what_sites_may_share_is_tried_once_for_each_set_of_them():
     model, given = fresh(), pairs()
-    proof = model._capture.proof
-    model.capture(given, [Site(0)], READ)
-    assert proof.right == {("completions", "resid_post"): 0}
-    model.capture(given, [Site(2)], READ)
-    assert proof.right == {("completions", "resid_post"): 2}
-    seen = counted(model.blocks.layers[0], lambda: model.capture(given, [SITE], READ))
+    proof, sets = model._capture.proof, [(Site(0),), (Site(2),), (SITE, Site(0, "attn_out"))]
+    for sites in sets:
+        model.capture(given, sites, READ)
+    assert proof.right == {("completions", sites) for sites in sets}
+    seen = counted(model.blocks.layers[0], lambda: model.capture(given, sets[1], READ))
     assert seen == 2  # prompts, then completions: nothing is tried again
 
 

@@ -16,7 +16,7 @@ from steersman.backends.engine import Reading
 from steersman.backends.forest import Kind, Node, TokenRow, forest
 from steersman.backends.passes import Passes, Window
 from steersman.backends.windows import pictures_of, token_rows
-from steersman.core.types import Point, Position, Prompt, Site
+from steersman.core.types import Position, Prompt, Site
 from steersman.models.chat import Encoded, continued
 from steersman.models.halves import FAILURES
 
@@ -40,19 +40,19 @@ class SharingWarning(UserWarning):
 class Proof:
     """What may be shared by the prompts of one model.
 
-    A proof holds for the layers above the deepest one that was read, at the same point of a block
-    (what a block adds may be wrong where the stream that it is added to hides it). A failure holds
-    for all layers below.
+    A proof holds for the sites that were read, and no others: what a block adds may be wrong where
+    the stream that it is added to hides it, and a pass that ends earlier leaves other things
+    undone. A failure holds for all layers below.
 
     Attributes:
-        right: by what is shared and where, the deepest layer whose states came out right.
+        right: what may be shared where which sites are read.
         wrong: by what is shared, the first layer found whose states did not.
         notes: what came out wrong, in a sentence.
     """
 
     passes: Passes
     image_token: int | None
-    right: dict[tuple[Kind, Point], int] = field(default_factory=dict)
+    right: set[tuple[Kind, tuple[Site, ...]]] = field(default_factory=set)
     wrong: dict[Kind, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Proof:
             return []  # no block is run at all
         kinds: list[Kind] = []
         for kind in SHARED:
-            known = all(s.layer <= self.right.get((kind, s.point), -1) for s in reading.sites)
+            known = (kind, reading.sites) in self.right
             failed = kind in self.wrong and deepest.layer >= self.wrong[kind]
             if not known and not failed:
                 sample = _sample(rows, kind, [*kinds, kind])
@@ -78,11 +78,9 @@ class Proof:
                 kinds.append(kind)
         return kinds
 
-    def _remember(self, kind: Kind, sites: Sequence[Site], why: str) -> None:
+    def _remember(self, kind: Kind, sites: tuple[Site, ...], why: str) -> None:
         if not why:
-            for site in sites:
-                before = self.right.get((kind, site.point), -1)
-                self.right[kind, site.point] = max(before, site.layer)
+            self.right.add((kind, sites))
             return
         deepest = max(site.layer for site in sites)
         self.wrong[kind] = min(deepest, self.wrong.get(kind, deepest))
