@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
-from PIL.Image import Image
 from torch import Tensor
 
 from steersman.backends.engine import Engine, Piece, Reading, check_prompts
 from steersman.backends.progress import CaptureProgress, Watch
+from steersman.backends.windows import PictureNames
 from steersman.core.errors import ModelError, RecipeError
 from steersman.core.requests import Backend, Completion, Request
 from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
@@ -294,25 +294,16 @@ class _Names:
     """Prompts by their content. Lives for one call: images are told apart by identity in it."""
 
     def __init__(self) -> None:
-        self._images: dict[int, str] = {}
+        self._pictures = PictureNames()
 
     def key(self, rule: Sequence[object], prompt: Prompt) -> bytes:
         """sha256 of all that decides what is read of a prompt, the model aside."""
         said = [
             *(prompt.text, prompt.system, prompt.completion),
             *(prompt.close_turn, prompt.generation_prompt),
-            *map(self._image, prompt.images),
+            *self._pictures.of(prompt),
         ]
         return hashlib.sha256(json.dumps([list(rule), said]).encode()).digest()
-
-    def _image(self, image: Image) -> str:
-        if id(image) not in self._images:
-            # In RGB, as the model gets it: the pixels of a palette image alone do not tell it.
-            seen = image if image.mode == "RGB" else image.convert("RGB")
-            digest = hashlib.sha256(repr((image.size, image.mode)).encode())
-            digest.update(seen.tobytes())
-            self._images[id(image)] = digest.hexdigest()
-        return self._images[id(image)]
 
 
 def _without(piece: Piece, done: Collection[int]) -> _Found:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steersman.core.errors import RecipeError
-from steersman.core.requests import Backend
+from steersman.core.requests import Backend, Request
 from steersman.core.types import Activations, AnswerStates, Position, Prompt, Site
 
 
@@ -128,3 +128,34 @@ def gathered_answers(pieces: Iterable[Piece], site: Site, width: int) -> AnswerS
     row = torch.cat(rows)
     order = row.argsort(stable=True)
     return AnswerStates(torch.cat(states)[order], torch.cat(tokens)[order], row[order])
+
+
+def read_positions(
+    engine: Engine, prompts: Sequence[Prompt], sites: Sequence[Site], position: Position
+) -> Activations:
+    """`capture` of an engine that keeps nothing."""
+    reading = Reading(tuple(dict.fromkeys(sites)), position)
+    pieces = engine.read(prompts, engine.windows(prompts), reading) if sites else ()
+    return gathered(pieces, len(prompts), reading.sites, engine.spec.d_model)
+
+
+def read_answers(engine: Engine, prompts: Sequence[Prompt]) -> AnswerStates:
+    """`answer_states` of an engine that keeps nothing."""
+    site = Site(engine.spec.num_layers - 1, "head_in")
+    pieces = engine.read(prompts, engine.windows(prompts), Reading((site,), None))
+    return gathered_answers(pieces, site, engine.spec.d_model)
+
+
+def together(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
+    """Indices of requests that run in one batch: alike, and of similar length.
+
+    What is drawn depends on who else is in the batch.
+    """
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i, r in enumerate(requests):
+        settings = (r.max_new_tokens, r.temperature, r.top_p, r.seed)
+        alike.setdefault((*settings, bool(r.prompt.images)), []).append(i)
+    for indices in alike.values():
+        indices.sort(key=lambda i: len(requests[i].prompt.text))
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from steersman.backends.capture import Capture
 from steersman.backends.edge import Edge, Given
-from steersman.backends.engine import Piece, Reading, gathered, gathered_answers
+from steersman.backends.engine import Piece, Reading, read_answers, read_positions, together
 from steersman.backends.entered import Threads, only
 from steersman.backends.hf_runtime import Run
 from steersman.backends.paged import refuse_recorded
@@ -119,9 +119,7 @@ class HFModel:
         Raises:
             RecipeError: the model has no such site, or a span has no tokens.
         """
-        reading = Reading(tuple(dict.fromkeys(sites)), position)
-        pieces = self.read(prompts, self.windows(prompts), reading) if sites else ()
-        return gathered(pieces, len(prompts), reading.sites, self.spec.d_model)
+        return read_positions(self, prompts, sites, position)
 
     def answer_states(self, prompts: Sequence[Prompt]) -> AnswerStates:
         """The `head_in` states that predict each token of the forced completions, by prompt.
@@ -131,9 +129,7 @@ class HFModel:
         Raises:
             RecipeError: a prompt forces no completion.
         """
-        site = Site(self.spec.num_layers - 1, "head_in")
-        pieces = self.read(prompts, self.windows(prompts), Reading((site,), None))
-        return gathered_answers(pieces, site, self.spec.d_model)
+        return read_answers(self, prompts)
 
     def windows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """As `Engine.windows`."""
@@ -204,15 +200,9 @@ class HFModel:
         for policy in {id(r.policy): r.policy for r in requests if r.policy}.values():
             self._check(policy)
         answers: dict[int, Completion] = {}
-        alike: dict[tuple[object, ...], list[int]] = {}
-        for i, r in enumerate(requests):
-            key = (r.max_new_tokens, r.temperature, r.top_p, r.seed)
-            alike.setdefault(key, []).append(i)
-        for indices in alike.values():
-            for chunk in self._chunks([requests[i].prompt for i in indices]):
-                picked = [indices[c] for c in chunk]
-                made = self._generate_batch([requests[i] for i in picked])
-                answers.update(zip(picked, made, strict=True))
+        for picked in together(requests, self.batch_size):
+            made = self._generate_batch([requests[i] for i in picked])
+            answers.update(zip(picked, made, strict=True))
         return [answers[i] for i in range(len(requests))]
 
     @contextmanager
@@ -359,14 +349,6 @@ class HFModel:
             k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in inputs.items()
         }
         return replace(batch, inputs=cast)
-
-    def _chunks(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-        """Indices that run together: with or without images, of similar length."""
-        for with_images in (False, True):
-            picked = [i for i, p in enumerate(prompts) if bool(p.images) == with_images]
-            picked.sort(key=lambda i: len(prompts[i].text))
-            for start in range(0, len(picked), self.batch_size):
-                yield picked[start : start + self.batch_size]
 
 
 def load(

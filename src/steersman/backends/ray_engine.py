@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from steersman.backends.engine import Engine, Piece, Reading, gathered, gathered_answers
+from steersman.backends.engine import Engine, Piece, Reading, read_answers, read_positions, together
 from steersman.backends.hf import HFModel
 from steersman.backends.ray_workers import Cluster, Crew, shared
 from steersman.core.errors import RecipeError
@@ -68,9 +68,7 @@ class RayModel:
         Raises:
             RecipeError: the model has no such site, or a span has no tokens.
         """
-        reading = Reading(tuple(dict.fromkeys(sites)), position)
-        pieces = self.read(prompts, self.windows(prompts), reading) if sites else ()
-        return gathered(pieces, len(prompts), reading.sites, self.spec.d_model)
+        return read_positions(self, prompts, sites, position)
 
     def answer_states(self, prompts: Sequence[Prompt]) -> AnswerStates:
         """The `head_in` states that predict each token of the forced completions, by prompt.
@@ -78,9 +76,7 @@ class RayModel:
         Raises:
             RecipeError: a prompt forces no completion.
         """
-        site = Site(self.spec.num_layers - 1, "head_in")
-        pieces = self.read(prompts, self.windows(prompts), Reading((site,), None))
-        return gathered_answers(pieces, site, self.spec.d_model)
+        return read_answers(self, prompts)
 
     def windows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Those of one process, so that the rows are the same: asked of a worker."""
@@ -136,7 +132,7 @@ class RayModel:
         policies = list({id(r.policy): r.policy for r in requests if r.policy}.values())
         place = {id(policy): n for n, policy in enumerate(policies)}
         sent = shared([policy.to("cpu") for policy in policies])
-        chunks = list(_together(requests, self.batch_size))
+        chunks = list(together(requests, self.batch_size))
         jobs = [
             (
                 [replace(requests[i], policy=None, vectors={}) for i in chunk],
@@ -279,15 +275,3 @@ class Holder:
         head = find_head(with_head(self.engine.model, self.engine.blocks), self.engine.blocks)
         bias = None if head.bias is None else Numbers.of(head.bias)
         return Numbers.of(head.weight), bias, head.factor, head.cap
-
-
-def _together(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
-    """Which requests one `HFModel` would run together: what is drawn depends on that."""
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for i, r in enumerate(requests):
-        settings = (r.max_new_tokens, r.temperature, r.top_p, r.seed)
-        alike.setdefault((*settings, bool(r.prompt.images)), []).append(i)
-    for indices in alike.values():
-        indices.sort(key=lambda i: len(requests[i].prompt.text))
-        for start in range(0, len(indices), batch_size):
-            yield indices[start : start + batch_size]

@@ -14,18 +14,27 @@ Pictures = tuple[str, ...]
 """The hashes of the images of a prompt."""
 
 
-def pictures_of(prompts: Sequence[Prompt]) -> list[Pictures]:
-    """The images of each prompt by content; an object that comes up again is hashed once."""
-    known: dict[int, str] = {}
+class PictureNames:
+    """Images by content. Lives for one call: an object that comes up again is hashed once."""
 
-    def name(image: Image) -> str:
-        if id(image) not in known:
+    def __init__(self) -> None:
+        self._known: dict[int, str] = {}
+
+    def of(self, prompt: Prompt) -> Pictures:
+        return tuple(self._name(image) for image in prompt.images)
+
+    def _name(self, image: Image) -> str:
+        if id(image) not in self._known:
             # In RGB, as the model gets it: the pixels of a palette image alone do not tell it.
             seen = image if image.mode == "RGB" else image.convert("RGB")
-            known[id(image)] = f"{image.mode} {image_hash(seen)}"
-        return known[id(image)]
+            self._known[id(image)] = f"{image.mode} {image_hash(seen)}"
+        return self._known[id(image)]
 
-    return [tuple(name(image) for image in prompt.images) for prompt in prompts]
+
+def pictures_of(prompts: Sequence[Prompt]) -> list[Pictures]:
+    """The images of each prompt by content."""
+    names = PictureNames()
+    return [names.of(prompt) for prompt in prompts]
 
 
 def windows(prompts: Sequence[Prompt], indices: Sequence[int], most: int) -> Iterator[list[int]]:
