@@ -94,9 +94,14 @@ class Chat:
 
     def suffix(self) -> int | None:
         """Tokens of the generation prompt, or None if the template does not just append them."""
+        ids = self.suffix_ids()
+        return None if ids is None else len(ids)
+
+    def suffix_ids(self) -> tuple[int, ...] | None:
+        """The generation prompt itself, or None if the template does not just append it."""
         if self.template is None:
-            return 0
-        lengths = set()
+            return ()
+        found: set[tuple[int, ...]] = set()
         for text in ("a", "What is this?"):
             given = [Prompt(text, generation_prompt=flag) for flag in (True, False)]
             try:
@@ -105,8 +110,8 @@ class Chat:
                 return None
             if with_it[: len(without)] != without:
                 return None
-            lengths.add(len(with_it) - len(without))
-        return lengths.pop() if len(lengths) == 1 else None
+            found.add(tuple(with_it[len(without) :]))
+        return found.pop() if len(found) == 1 else None
 
     def text(self, prompt: Prompt) -> str:
         """The rendered chat, without an open completion.

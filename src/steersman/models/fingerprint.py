@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from steersman.models.offloaded import offloaded
 from steersman.models.sharded import SHARDED, whole
@@ -25,13 +25,18 @@ NUM_SAMPLED = 16  # numbers of every tensor
 
 def fingerprint(model: PreTrainedModel, processor: object) -> dict[str, str]:
     """Hashes by name. The weights are compared as bfloat16, so that the loading type is free."""
+    hashes = fingerprint_without_weights(model.config, processor)
+    return {"config": hashes.pop("config"), "weights": _weights(model), **hashes}
+
+
+def fingerprint_without_weights(config: PreTrainedConfig, processor: object) -> dict[str, str]:
+    """The hashes that need no weights."""
     tokenizer = getattr(processor, "tokenizer", processor)
     template = getattr(processor, "chat_template", None) or getattr(
         tokenizer, "chat_template", None
     )
     return {
-        "config": _sha(stable(model.config.to_dict())),
-        "weights": _weights(model),
+        "config": _sha(stable(config.to_dict())),
         "chat_template": _sha(template or ""),
         "processor": _sha(_processor(processor)),
     }

@@ -1,0 +1,154 @@
+"""The front end's side: what is asked for is checked, completed and, if it cannot be right, refused."""
+
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steersman.backends.vllm.plan import check, course
+from steersman.backends.vllm.wire import KEY, Order, Settings, asked_of, read_asked
+from steersman.core.serving import RefusedError, Steering
+from steersman.core.shelf import Held, Shelf
+from steersman.core.steerer import Policy
+from steersman.models.chat import Chat
+from steersman.models.on_disk import processor_of
+
+
+class Admission:
+    """Checks requests against the policies that are served.
+
+    Args:
+        model: path or id of the model, for its chat template.
+
+    Raises:
+        ArtifactError: the folder of policies, or one in it, cannot be read.
+        RefusedError: a policy cannot be served by vLLM.
+    """
+
+    def __init__(self, settings: Settings, *, model: str) -> None:
+        self.shelf = Shelf(settings.policies, accept=lambda made: check(made.policy)).open()
+        self.default = settings.default_policy
+        if self.default is not None:
+            self.shelf[self.default]
+        self._model = model
+        self._suffix: tuple[int, ...] | None = None
+        self._scoped: dict[tuple[str, str | None], Policy] = {}
+
+    def asked(self, extra_args: Mapping[str, Any] | None) -> tuple[Steering, str] | None:
+        """What a request wants, and the name of its trace; None if it is not steered.
+
+        Raises:
+            RefusedError: it cannot be had.
+        """
+        given = asked_of(extra_args)
+        if given is None:
+            return None if self.default is None else (Steering(self.default), "")
+        steering, trace = read_asked(given, self.shelf.ids)
+        self.scoped(steering)
+        return steering, trace
+
+    def scoped(self, steering: Steering) -> Policy:
+        """The policy as this request has it.
+
+        Raises:
+            RefusedError: its scope cannot be right in vLLM.
+        """
+        held = self.shelf[steering.policy]
+        key = (held.digest, steering.scope)
+        if key not in self._scoped:
+            policy = steering.scoped(held.artifact.policy)
+            check(policy)
+            self._scoped[key] = policy
+        return self._scoped[key]
+
+    def order(
+        self, steering: Steering, trace: str, *, prompt: Sequence[int], images: Sequence[str]
+    ) -> Order:
+        """The order of a request with this prompt.
+
+        Args:
+            images: what names the pictures in it.
+
+        Raises:
+            RefusedError: the prompt has no token that the policy reads.
+        """
+        held, policy = self.shelf[steering.policy], self.scoped(steering)
+        suffix = self._suffix_of(policy, prompt)
+        where = course(policy, num_prompt=len(prompt), suffix=suffix)
+        leaves_marks = steering.acts and not steering.shadow
+        return Order(
+            steering.policy,
+            held.digest,
+            steering.strength,
+            steering.scope,
+            steering.shadow,
+            trace,
+            suffix,
+            _key(held, steering, prompt, images) if leaves_marks else "",
+            where.marks if leaves_marks else -1,
+            where.apart if steering.acts else -1,
+        )
+
+    def _suffix_of(self, policy: Policy, prompt: Sequence[int]) -> int:
+        """Tokens of the generation prompt at the end of this prompt, where a policy asks."""
+        if all(read.generation_prompt for read in policy.reads):
+            return 0
+        if self._suffix is None:
+            self._suffix = Chat(processor_of(self._model)).suffix_ids() or ()
+        num = len(self._suffix)
+        if num and tuple(prompt[-num:]) == self._suffix:
+            return num
+        raise RefusedError(
+            "E_GENERATION_PROMPT",
+            "This policy reads the end of the user's turn, and the prompt does not end with the "
+            "generation prompt of the model's chat template. Ask through chat completions.",
+        )
+
+
+def _key(held: Held, steering: Steering, prompt: Sequence[int], images: Sequence[str]) -> str:
+    """Equal for requests whose steered blocks are equal: same policy, strength, scope and prompt."""
+    digest = hashlib.sha256()
+    for told in (held.digest, repr(steering.strength), str(steering.scope), *images):
+        digest.update(told.encode() + b"\0")
+    digest.update(array("q", prompt).tobytes())
+    return digest.hexdigest()
+
+
+def completed(admission: Admission | None, params: Any, request: Any) -> None:
+    """Writes the order into the sampling parameters of a request of the engine core.
+
+    Raises:
+        RefusedError: as `Admission.asked` and `Admission.order`.
+    """
+    if admission is None:
+        return
+    wanted = admission.asked(params.extra_args)
+    if wanted is None:
+        return
+    refuse(params, request)
+    images = [feature.identifier for feature in request.mm_features or ()]
+    order = admission.order(*wanted, prompt=request.prompt_token_ids, images=images)
+    made = request.sampling_params
+    made.extra_args = {**(made.extra_args or {}), KEY: order.as_dict()}
+
+
+def refuse(params: Any, request: Any) -> None:
+    """Refuses what a steered request cannot be combined with.
+
+    Raises:
+        RefusedError: says what and why.
+    """
+    if request.lora_request is not None:
+        raise RefusedError(
+            "E_LORA",
+            "A policy is fitted on the states of one model, and a LoRA makes others. Ask without "
+            "one, or serve the merged model and fit the policy on it.",
+        )
+    if request.prompt_embeds is not None or not request.prompt_token_ids:
+        raise RefusedError(
+            "E_PROMPT_EMBEDS", "A prompt of embeddings cannot be steered. Give text or token ids."
+        )
+    if request.resumable:
+        raise RefusedError(
+            "E_STREAMING_INPUT", "A prompt that is still being written cannot be steered."
+        )
