@@ -77,13 +77,13 @@ def read_steering(given: object, known: Collection[str]) -> Steering | None:
         return None
     if not isinstance(given, Mapping):
         raise RefusedError(
-            "E_STEERING", f"steering is {given!r}; give an object: {{'policy': ...}}."
+            "E_STEERING", f"steering is {_shown(given)}; give an object: {{'policy': ...}}."
         )
     for name in given:
         if name not in FIELDS:
             raise RefusedError(
                 "E_UNKNOWN_FIELD",
-                f"steering has the field {str(name)[:80]!r}.{nearest(str(name), FIELDS)}",
+                f"steering has the field {_shown(name)}.{nearest(str(name)[:80], FIELDS)}",
             )
     return Steering(
         _policy(given.get("policy"), known),
@@ -93,28 +93,35 @@ def read_steering(given: object, known: Collection[str]) -> Steering | None:
     )
 
 
+def _shown(given: object) -> str:
+    """Of what somebody sent, as much as a message may hold."""
+    return repr(given[:80] if isinstance(given, str) else given)[:84]
+
+
 def _policy(given: object, known: Collection[str]) -> str:
     if not isinstance(given, str):
         raise RefusedError(
             "E_STEERING",
-            f"steering.policy is {given!r}; give the id of a policy.{nearest('', known)}",
+            f"steering.policy is {_shown(given)}; give the id of a policy.{nearest('', known)}",
         )
     if given not in known:
         raise RefusedError(
-            "E_UNKNOWN_POLICY", f"There is no policy {given[:80]!r}.{nearest(given, known)}"
+            "E_UNKNOWN_POLICY", f"There is no policy {_shown(given)}.{nearest(given[:80], known)}"
         )
     return given
 
 
 def _strength(given: object) -> float:
-    number = isinstance(given, (int, float)) and not isinstance(given, bool)
-    if not number or not math.isfinite(given) or abs(given) > MAX_STRENGTH:
+    number = math.nan
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        number = float(given) if abs(given) <= MAX_STRENGTH else math.inf
+    if not abs(number) <= MAX_STRENGTH:
         raise RefusedError(
             "E_STRENGTH",
-            f"steering.strength is {str(given)[:80]}; give a number between {-MAX_STRENGTH:.0e} "
+            f"steering.strength is {_shown(given)}; give a number between {-MAX_STRENGTH:.0e} "
             f"and {MAX_STRENGTH:.0e}: 1 is as fitted, 0 unsteered.",
         )
-    return float(given)
+    return number
 
 
 def _scope(given: object) -> str | None:
@@ -122,14 +129,16 @@ def _scope(given: object) -> str | None:
         return None
     if not isinstance(given, str) or given not in SCOPES:
         raise RefusedError(
-            "E_SCOPE", f"There is no scope {str(given)[:80]!r}.{nearest(str(given), SCOPES)}"
+            "E_SCOPE", f"There is no scope {_shown(given)}.{nearest(str(given)[:80], SCOPES)}"
         )
     return given
 
 
 def _shadow(given: object) -> bool:
     if not isinstance(given, bool):
-        raise RefusedError("E_STEERING", f"steering.shadow is {given!r}; write true or false.")
+        raise RefusedError(
+            "E_STEERING", f"steering.shadow is {_shown(given)}; write true or false."
+        )
     return given
 
 

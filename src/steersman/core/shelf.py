@@ -45,7 +45,7 @@ class Shelf:
         root: Path | str,
         *,
         spec: ModelSpec | None = None,
-        accept: Callable[[Artifact], None] = lambda artifact: None,
+        accept: Callable[[Artifact], None] = lambda _: None,
         force: bool = False,
     ) -> None:
         self.root, self._spec, self._accept, self._force = Path(root), spec, accept, force
@@ -72,7 +72,9 @@ class Shelf:
         """Ids that could be loaded, whether or not they are."""
         if self._only is not None:
             return (self._only,)
-        found = (p.parent.name for p in self.root.glob(f"*/{MANIFEST}"))
+        root = self.root.resolve()
+        inside = (p.parent for p in root.glob(f"*/{MANIFEST}") if p.resolve().is_relative_to(root))
+        found = (folder.name for folder in inside)
         return tuple(sorted(name for name in found if NAME.fullmatch(name)))
 
     @property

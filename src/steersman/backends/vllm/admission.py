@@ -1,4 +1,4 @@
-"""The front end's side: what is asked for is checked, completed and, if it cannot be right, refused."""
+"""The front end's side: what is asked for is checked, completed, or refused with a code."""
 
 import hashlib
 from array import array
@@ -106,7 +106,7 @@ class Admission:
 
 
 def _key(held: Held, steering: Steering, prompt: Sequence[int], images: Sequence[str]) -> str:
-    """Equal for requests whose steered blocks are equal: same policy, strength, scope and prompt."""
+    """Equal where steered blocks are: same policy, strength, scope and prompt."""
     digest = hashlib.sha256()
     for told in (held.digest, repr(steering.strength), str(steering.scope), *images):
         digest.update(told.encode() + b"\0")
@@ -125,14 +125,14 @@ def completed(admission: Admission | None, params: Any, request: Any) -> None:
     wanted = admission.asked(params.extra_args)
     if wanted is None:
         return
-    refuse(params, request)
+    refuse(request)
     images = [feature.identifier for feature in request.mm_features or ()]
     order = admission.order(*wanted, prompt=request.prompt_token_ids, images=images)
     made = request.sampling_params
     made.extra_args = {**(made.extra_args or {}), KEY: order.as_dict()}
 
 
-def refuse(params: Any, request: Any) -> None:
+def refuse(request: Any) -> None:
     """Refuses what a steered request cannot be combined with.
 
     Raises:

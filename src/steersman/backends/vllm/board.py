@@ -86,14 +86,14 @@ class Board:
         if missing := sorted(sites - set(self.widths), key=lambda s: s.depth):
             raise RefusedError(
                 "E_NEEDS_RESTART",
-                f"It needs {', '.join(map(str, missing))}, where this server has no tap. Restart it "
-                'with the policy in its folder, or with these under "sites".',
+                f"It needs {', '.join(map(str, missing))}, where this server has no tap. Restart "
+                'it with the policy in its folder, or with these under "sites".',
             )
         entry = Entry.of(policy.to(self.like.device), num_rows=self.num_rows, like=self.like)
         for site, names in entry.rounds.items():
             for k, name in enumerate(names):
                 operator = entry.policy.steerers[name].operator
-                if self.fixed and self._pass is not None and not self.places[site].has(k, operator):
+                if self.fixed and self._known and not self.places[site].has(k, operator):
                     raise RefusedError(
                         "E_NEEDS_RESTART",
                         f"Graphs were recorded without the operator of {name!r} at {site}. Restart "
@@ -118,6 +118,8 @@ class Board:
         pieces = [Piece(r, int(s), int(n)) for r, s, n in zip(requests, starts, nums, strict=True)]
         mine = [(self.rows.get(p.request), p) for p in pieces]
         if not any(row is not None for row, _ in mine):
+            if self.fixed and self._pass is not None:
+                self._request.fill_(self.num_rows)
             self._pass = None
             return
         self._pass = pass_over(mine, places=self.places, device=self.like.device)
@@ -137,7 +139,8 @@ class Board:
 
     def around(self, run: Callable[[], T]) -> T:
         """Runs the model steered: first without writing, where something must be known before."""
-        now, self.begun = self._pass, False
+        now = self._pass if self.begun else None
+        self.begun = False
         if now is None:
             return run()
         try:
@@ -150,6 +153,11 @@ class Board:
             self._phase = ""
         self._head = now
         return made
+
+    def replayed(self) -> None:
+        """Notes that the pass was the replay of a graph, whose ops have written already."""
+        self._head = self._pass if self.begun else None
+        self.begun = False
 
     def tap(self, site: Site, hidden: Tensor, residual: Tensor | None) -> None:
         """Reads and writes the stream `hidden + residual` `(n, d)` at a site, in place.
@@ -208,9 +216,9 @@ class Board:
         self._free.append(row.index)
 
     def trace(self, name: str) -> list[dict[str, Plain]]:
-        """What was done to the requests of that name, the answers' `steering`; waits for the device.
+        """What was done to the requests of that name, as answers tell it; waits for the device.
 
-        An entry with "error" says that steering was asked for and could not act.
+        Each is told once. An entry with "error" says that steering was asked for and did not act.
         """
         self._settle()
         live = [row for row in self.rows.values() if row.order.trace == name]

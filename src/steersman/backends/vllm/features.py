@@ -1,20 +1,20 @@
-"""What vLLM can do that steering cannot be right with: refused when an engine starts, with a code."""
+"""What vLLM can do that steering cannot be right with: refused when an engine starts."""
 
 from typing import Any
 
 from steersman.core.serving import RefusedError
 
 REASONS = {
-    "E_PIPELINE_PARALLEL": "a gate that is read on one stage cannot open what another stage writes. "
-    "Use tensor parallelism, or more replicas (--pipeline-parallel-size 1)",
-    "E_SPECULATIVE": "tokens that are drafted and turned down would be counted, and drafts come from "
-    "a model that nobody steers. Leave --speculative-config out",
+    "E_PIPELINE_PARALLEL": "a gate that is read on one stage cannot open what another writes. Use "
+    "tensor parallelism, or more replicas (--pipeline-parallel-size 1)",
+    "E_SPECULATIVE": "tokens that are drafted and turned down would be counted, and drafts come "
+    "from a model that nobody steers. Leave --speculative-config out",
     "E_CONTEXT_PARALLEL": "ranks hold pieces of a sequence, and a policy must see its whole row. "
     "Leave context parallelism out",
     "E_KV_TRANSFER": "another engine would fill the cache without knowing how requests are "
     "steered. Leave --kv-transfer-config out",
-    "E_MICROBATCH": "passes are cut into micro-batches behind the plugin's back. Leave --enable-dbo "
-    "out",
+    "E_MICROBATCH": "passes are cut into micro-batches behind the plugin's back. Leave "
+    "--enable-dbo out",
     "E_FAST_PREFILL": "later blocks run fewer tokens than earlier ones. Leave "
     "--kv-sharing-fast-prefill out",
     "E_NOT_GENERATIVE": "only models that generate text are steered",

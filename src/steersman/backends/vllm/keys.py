@@ -9,8 +9,8 @@ from typing import Any
 from steersman.backends.vllm.wire import KEY
 
 
-def extra_keys(request: Any, start: int, end: int) -> list[tuple[str, str]]:
-    """What vLLM hashes a block of tokens [start, end) of a request with, beside the tokens."""
+def extra_keys(request: Any, end: int) -> list[tuple[str, str]]:
+    """What a block of a request that ends before position `end` is hashed with, beside tokens."""
     params = request.sampling_params
     order = params.extra_args.get(KEY) if params is not None and params.extra_args else None
     if not isinstance(order, dict):

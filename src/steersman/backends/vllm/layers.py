@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from steersman.core.serving import RefusedError
 from steersman.core.types import Site
 
-Stream = Callable[[int, Tensor, Tensor | None], None]
-"""Gets the number of a tap, and the stream as `hidden + residual`; works in place."""
+Act = Callable[[Tensor, Tensor | None], None]
+"""Gets the stream as `hidden + residual`, and works in place."""
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
@@ -51,7 +51,7 @@ class Decoder:
             f"{site} is not to be had in {self.name} as vLLM runs it: {why}. Use resid_post.",
         )
 
-    def attach(self, site: Site, act: Callable[[Tensor, Tensor | None], None]) -> None:
+    def attach(self, site: Site, act: Act) -> None:
         """Calls `act` with the stream at a site, each time that it is computed.
 
         Raises:
@@ -59,24 +59,24 @@ class Decoder:
         """
         block = self.layers[site.layer]
         if site.point == "resid_post":
-            block.register_forward_hook(lambda module, args, output: _after(output, act))
+            block.register_forward_hook(lambda _, __, output: _after(output, act))
         elif site.point == "resid_pre":
             names = tuple(inspect.signature(block.forward).parameters)
             if not {"hidden_states", "residual"} & set(names):
                 raise self._absent(site, f"{type(block).__name__} does not name its input")
             block.register_forward_pre_hook(
-                lambda module, args, kwargs: _before(names, args, kwargs, act), with_kwargs=True
+                lambda _, args, kwargs: _before(names, args, kwargs, act), with_kwargs=True
             )
         elif site.point == "attn_heads":
             module = self._child(self._child(block, ATTENTION, site), HEADS, site)
-            module.register_forward_pre_hook(lambda module, args: act(args[0], None))
+            module.register_forward_pre_hook(lambda _, args: act(args[0], None))
         else:
             names = ATTENTION if site.point == "attn_out" else MLP
             module = self._child(block, names, site)
-            module.register_forward_hook(lambda module, args, output: _after(output, act))
+            module.register_forward_hook(lambda _, __, output: _after(output, act))
 
 
-def _after(output: Any, act: Callable[[Tensor, Tensor | None], None]) -> None:
+def _after(output: Any, act: Act) -> None:
     if isinstance(output, Tensor):
         return act(output, None)
     hidden, *rest = output
@@ -90,7 +90,7 @@ def _before(
     names: tuple[str, ...],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    act: Callable[[Tensor, Tensor | None], None],
+    act: Act,
 ) -> None:
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     act(given["hidden_states"], given.get("residual"))

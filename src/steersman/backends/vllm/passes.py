@@ -230,25 +230,29 @@ def _singles(
 ) -> list[list[Single]]:
     found: list[list[Single]] = [[] for _ in place.rounds]
     begins = np.cumsum([0, *(int(w.sum()) for _, w, _ in kept)])
-    alike: dict[tuple[int, int, str, int], list[tuple[Row, np.ndarray]]] = {}
+    alike: dict[tuple[int, int, str, int], list[tuple[Row, np.ndarray, np.ndarray]]] = {}
     for (span, wide, masks), begin in zip(kept, begins[:-1], strict=True):
         row = span.row
         for k, name in enumerate(row.entry.rounds[place.site]):
             if name in row.entry.singles and (inside := masks[name][wide]).any():
                 key = (k, id(row.entry), name, max(row.order.suffix, 0))
-                alike.setdefault(key, []).append((row, begin + np.flatnonzero(inside)))
+                at = span.offset[wide][inside] + row.num_prompt
+                alike.setdefault(key, []).append((row, begin + np.flatnonzero(inside), at))
     for (k, _, name, suffix), members in alike.items():
         entry = members[0][0].entry
-        request = np.concatenate([np.full(len(at), n) for n, (_, at) in enumerate(members)])
-        strength = np.concatenate([np.full(len(at), r.order.strength) for r, at in members])
-        writes = np.concatenate([np.full(len(at), float(not r.order.shadow)) for r, at in members])
-        rows = torch.tensor([row.index for row, _ in members]).to(device)
+        request = np.concatenate([np.full(len(at), n) for n, (_, at, _) in enumerate(members)])
+        strength = np.concatenate([np.full(len(at), r.order.strength) for r, at, _ in members])
+        writes = np.concatenate(
+            [np.full(len(at), float(not r.order.shadow)) for r, at, _ in members]
+        )
+        rows = torch.tensor([row.index for row, _, _ in members]).to(device)
         found[k].append(
             Single(
                 entry.policy.steerers[name],
                 partial(entry.take, name, rows),
-                _tensor(np.concatenate([at for _, at in members]), device),
+                _tensor(np.concatenate([at for _, at, _ in members]), device),
                 _tensor(request, device),
+                _tensor(np.concatenate([at for _, _, at in members]), device),
                 torch.from_numpy(strength).float().to(device),
                 torch.from_numpy(writes).float().to(device),
                 suffix,

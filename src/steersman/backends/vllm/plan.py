@@ -68,8 +68,8 @@ def check(policy: Policy) -> None:
         if steerer.synthesizer.needs_vector:
             raise RefusedError(
                 "E_NEEDS_VECTOR",
-                f"The steerer {name!r} takes its vector from the request, and tensors do not travel "
-                "with requests. Serve a policy that makes its own vectors.",
+                f"The steerer {name!r} takes its vector from the request, and tensors do not "
+                "travel with requests. Serve a policy that makes its own vectors.",
             )
         if any(read.every for read in steerer.reads):
             raise RefusedError(
@@ -150,8 +150,8 @@ def _position(name: str, read: Read, num_prompt: int, suffix: int) -> int:
     if offset is None:
         raise RefusedError(
             "E_GENERATION_PROMPT",
-            f"{name!r} reads the prompt before its generation prompt, which this chat template does "
-            "not append as plain tokens. Use `steersman serve` without vLLM.",
+            f"{name!r} reads the prompt before its generation prompt, which this chat template "
+            "does not append as plain tokens. Use `steersman serve` without vLLM.",
         )
     if not 0 <= num_prompt + offset < num_prompt:
         raise RefusedError(

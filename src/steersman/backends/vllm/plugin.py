@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from vllm.config import VllmConfig
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -63,9 +62,7 @@ def _wrap_function(module: Any, name: str, around: Callable[..., Any]) -> None:
     setattr(module, name, joined)
 
 
-def _admitting(
-    init: Callable[..., None], self: Any, vllm_config: VllmConfig, *a: Any, **k: Any
-) -> None:
+def _admitting(init: Callable[..., None], self: Any, vllm_config: Any, *a: Any, **k: Any) -> None:
     init(self, vllm_config, *a, **k)
     settings = settings_of(vllm_config.additional_config)
     self._steersman = None
@@ -102,7 +99,7 @@ def _admitted(
 
 
 def _keyed(inner: Callable[..., list[Any]], request: Any, start: int, end: int) -> list[Any]:
-    return [*inner(request, start, end), *extra_keys(request, start, end)]
+    return [*inner(request, start, end), *extra_keys(request, end)]
 
 
 def _loaded(load: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:

@@ -127,6 +127,7 @@ class Single:
     state: Callable[[], SteererState]
     index: Int[Tensor, " m"]
     request: Int[Tensor, " m"]
+    position: Int[Tensor, " m"]
     strength: Float[Tensor, " m"]
     writes: Float[Tensor, " m"]
     suffix: int
@@ -140,7 +141,7 @@ class Single:
             site=site,
             h=h[self.index],
             request=self.request,
-            position=mine.offset,
+            position=self.position,
             offset=mine.offset,
             modality=mine.modality,
             suffix=self.suffix,

@@ -1,16 +1,18 @@
-"""What travels with a request: checked in the front end, read by the engine core and the workers."""
+"""What travels with a request: checked in the front end, read by the engine core and workers."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from steersman.core.errors import RecipeError, nearest
-from steersman.core.serving import FIELDS, RefusedError, Steering, read_steering
+from steersman.core.serving import RefusedError, Steering, read_steering
 from steersman.core.tree import Plain
 
 KEY = "steersman"
 """Name of our entry in `additional_config`, `SamplingParams.extra_args` and `vllm_xargs`."""
+TRACE = re.compile(r"[A-Za-z0-9_-]{0,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +83,10 @@ def read_asked(given: Mapping[str, Any], known: tuple[str, ...]) -> tuple[Steeri
         RefusedError: a field is unknown or its value cannot be used.
     """
     trace = given.get("trace", "")
-    if (
-        not isinstance(trace, str)
-        or len(trace) > 64
-        or not trace.replace("-", "").isalnum() * trace
-    ):
-        if trace != "":
-            raise RefusedError(
-                "E_STEERING", "trace is a name of at most 64 letters, digits and dashes."
-            )
+    if not isinstance(trace, str) or not TRACE.fullmatch(trace):
+        raise RefusedError(
+            "E_STEERING", "trace is a name of at most 64 letters, digits, dashes and underscores."
+        )
     steering = read_steering({k: v for k, v in given.items() if k != "trace"}, known)
     assert steering is not None
     return steering, trace
@@ -146,16 +143,5 @@ def settings_of(additional_config: object) -> Settings | None:
             raise RecipeError(
                 f"additional_config.{KEY}.{name} is {given[name]!r}; it must be a {kind.__name__}."
             )
-    return Settings(**{**given, "sites": tuple(given.get("sites", ()))})
-
-
-__all__ = [
-    "FIELDS",
-    "KEY",
-    "Order",
-    "Settings",
-    "asked_of",
-    "order_of",
-    "read_asked",
-    "settings_of",
-]
+    made: dict[str, Any] = {**given, "sites": tuple(given.get("sites", ()))}
+    return Settings(**made)

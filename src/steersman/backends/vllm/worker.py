@@ -1,8 +1,7 @@
 """The worker's side: builds the board for a model, loads policies, and answers what is asked."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -156,16 +155,7 @@ def _accept(artifact: Artifact, spec: ModelSpec, settings: Settings) -> None:
     known: Mapping[str, str] = {
         name: value for name, value in fitted.fingerprint.items() if name in spec.fingerprint
     }
-    check_model(
-        ModelSpec(**{**_fields(fitted), "fingerprint": known}),
-        spec,
-        "A policy",
-        force=settings.force,
-    )
-
-
-def _fields(spec: ModelSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in spec.__slots__}
+    check_model(replace(fitted, fingerprint=known), spec, "A policy", force=settings.force)
 
 
 def _site(text: str) -> Site:
@@ -179,10 +169,6 @@ def _refuse_shards(config: Any) -> None:
     if config.parallel_config.tensor_parallel_size > 1:
         raise RefusedError(
             "E_TENSOR_PARALLEL_HEADS",
-            "A policy writes attn_heads, and with tensor parallelism each rank computes some of the "
-            "heads only. Use a policy that writes attn_out or resid_post.",
+            "A policy writes attn_heads, and with tensor parallelism each rank computes some of "
+            "the heads only. Use a policy that writes attn_out or resid_post.",
         )
-
-
-def as_json(value: Plain) -> str:
-    return json.dumps(value)
