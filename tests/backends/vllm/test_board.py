@@ -188,6 +188,8 @@ def test_shadow_and_strength_zero_leave_every_bit(name):
                 run.run([(one, 1)])
         assert torch.equal(asked.out, free.out)
         assert all(torch.equal(asked.heads[at], free.heads[at]) for at in asked.heads)
+        (told,) = engine.board.trace("t0")
+        assert "error" not in told and told["tokens_written"] == 0 and told["request"] == "r0"
 
 
 @pytest.mark.parametrize("name", POLICIES)

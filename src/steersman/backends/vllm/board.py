@@ -233,9 +233,10 @@ class Board:
 
     def _told(self, row: Row) -> dict[str, Plain]:
         try:
-            return told(row.order.steering, row.trace(self.places))
+            made = told(row.order.steering, row.trace(self.places))
         except SteersmanError as error:
-            return {"error": {"code": "not_steered", "message": str(error)}}
+            made = {"error": {"code": "not_steered", "message": str(error)}}
+        return {**made, "request": row.request}
 
     def _keep(self, name: str, what: dict[str, Plain]) -> None:
         self._over.setdefault(name, []).append(what)
@@ -245,13 +246,14 @@ class Board:
     def _admit(self, request: str, order: Order | None, prompt: Sequence[int]) -> None:
         if order is None or order.strength == 0:
             if order is not None and order.trace:
-                self._keep(order.trace, told(order.steering, {}))
+                self._keep(order.trace, {**told(order.steering, {}), "request": request})
             return
         entry = self._entries.get(order.digest)
         if entry is None:
             message = f"{order.policy!r} was replaced before the request ran. Ask again."
             if order.trace:
-                self._keep(order.trace, {"error": {"code": "E_UNLOADED", "message": message}})
+                error = {"code": "E_UNLOADED", "message": message}
+                self._keep(order.trace, {"error": error, "request": request})
             return
         policy = order.steering.scoped(entry.policy)
         images = no_images()

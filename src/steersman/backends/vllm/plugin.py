@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from vllm.exceptions import VLLMClientError
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -28,11 +29,18 @@ from steersman.core.serving import RefusedError
 DONE = "_steersman_joined"
 
 
+class NotAdmitted(RefusedError, VLLMClientError):
+    """A refusal as vLLM's servers understand it: the client's fault, HTTP 400."""
+
+    def __init__(self, error: RefusedError) -> None:
+        super().__init__(error.code, str(error).removeprefix(f"{error.code}: "))
+
+
 def register() -> None:
     """Joins vLLM in this process, once."""
     op.register()
     _wrap(InputProcessor, "__init__", _admitting)
-    _wrap(InputProcessor, "process_inputs", _admitted)
+    _wrap(InputProcessor, "process_inputs", _guarded)
     _wrap_function(kv_cache_utils, "_gen_prompt_embeds_extra_hash_keys", _keyed)
     for runner in (CPUModelRunner, V1ModelRunner, V2ModelRunner):
         _wrap(runner, "load_model", _loaded)
@@ -69,6 +77,13 @@ def _admitting(init: Callable[..., None], self: Any, vllm_config: Any, *a: Any, 
     if settings is not None:
         refuse_engine(vllm_config)
         self._steersman = Admission(settings, model=vllm_config.model_config.model)
+
+
+def _guarded(process: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return _admitted(process, self, *args, **kwargs)
+    except RefusedError as error:
+        raise NotAdmitted(error) from error
 
 
 def _admitted(

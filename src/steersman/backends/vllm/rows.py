@@ -1,7 +1,7 @@
 """Rows: which policies a worker holds, and what it remembers of each request that is steered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -137,10 +137,11 @@ class Row:
             shown = (self.counted - self.num_prompt + 1) or None
             made[name] = trace_of(
                 name,
-                steerer,
+                replace(steerer, scope=self.scopes[name]),
                 by_site,
                 was_read=self.complete(name),
                 length=shown,
+                shadow=self.order.shadow,
             )
         return made
 

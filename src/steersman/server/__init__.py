@@ -1,0 +1,1 @@
+"""OpenAI-compatible serving: each request is steered by its own policy, or by none."""
