@@ -1,9 +1,13 @@
 """Every block of the README runs, in order, as a newcomer would type it."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,7 @@ def test_the_commands_run(workplace, monkeypatch):
     commands = [
         line
         for block in blocks("bash")
+        if not serves(block)
         for line in block.splitlines()
         if line.strip() and not line.startswith(SKIPPED)
     ]
@@ -57,6 +62,30 @@ def test_the_commands_run(workplace, monkeypatch):
             continue  # written smaller by the fixture
         result = CliRunner().invoke(app, words[1:], catch_exceptions=False)
         assert result.exit_code == 0, f"{command}\n{result.output}"
+
+
+def serves(block: str) -> bool:
+    """Whether a block leaves something running, and so must run as one."""
+    return " &\n" in block
+
+
+def test_the_server_answers(workplace):
+    (block,) = (block for block in blocks("bash") if serves(block))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert (workplace / "runs/policy").is_dir(), "the commands before it were not run"
+    done = subprocess.run(
+        ["bash", "-m", "-c", block.replace("8765", str(port))],
+        cwd=workplace,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    answer = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert answer["steering"]["policy"] == "policy", done.stderr
+    assert answer["choices"][0]["finish_reason"] == "stop"
 
 
 def test_the_ten_lines_run(workplace, monkeypatch, capsys):
