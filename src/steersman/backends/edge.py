@@ -1,6 +1,6 @@
 """What a run must be told: of the model, and of the prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,6 +99,8 @@ class Given:
         ids: of the whole prompts, for models that are called with embeddings.
         bare: prompts without generation prompt, for reads that need them.
         ends: token ids that end an answer; tokens behind them are not counted.
+        going: tells which rows go on, in passes behind the first; for callers that end rows
+            themselves, instead of `ends`.
     """
 
     prompt_tokens: tuple[int, ...] | None = None
@@ -106,6 +108,7 @@ class Given:
     ids: Tensor | None = None
     bare: Mapping[str, Tensor] | None = None
     ends: Tensor | None = None
+    going: Callable[[], Bool[Tensor, " b"]] | None = None
 
 
 UNTOLD = Given()

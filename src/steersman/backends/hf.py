@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from steersman.backends.batches import Batches
 from steersman.backends.capture import Capture
 from steersman.backends.edge import Edge, Given
 from steersman.backends.engine import Piece, Reading, read_answers, read_positions, together
@@ -28,13 +29,12 @@ from steersman.core.requests import Completion, Likelihood, Request
 from steersman.core.steerer import Policy, Steerer
 from steersman.core.types import Activations, AnswerStates, ModelSpec, Position, Prompt, Site
 from steersman.models.blocks import find_blocks
-from steersman.models.chat import Batch, Chat
+from steersman.models.chat import Chat
 from steersman.models.contents import Contents
 from steersman.models.fingerprint import fingerprint
 from steersman.models.head import Head, find_head
 from steersman.models.image_tokens import image_token, needs_image
 from steersman.models.load import DeviceMap, MaxMemory, Placement, Shared, load_pretrained
-from steersman.models.offloaded import runs_on
 from steersman.models.rope import length_limit
 from steersman.models.sharded import is_sharded
 from steersman.models.wrapped import takes_positions, unwrapped, with_head
@@ -81,20 +81,22 @@ class HFModel:
         with only():  # a policy may be at work on this model
             self.blocks = find_blocks(model, blocks)
         root = with_head(model, self.blocks)
-        self._edge = Edge(root, self.blocks, image_token(model.config), self.chat.suffix())
+        self._edge = edge = Edge(root, self.blocks, image_token(model.config), self.chat.suffix())
         self.batch_size = 1 if self.blocks.padding_disturbs else batch_size
-        self._places = takes_positions(model) and not self.chat.takes_images
+        places = takes_positions(model) and not self.chat.takes_images
         self._head: Head | None = None
         self._contents = Contents(model, processor)
         self._fitting: WeakSet[Policy] = WeakSet()  # policies that were found to fit
         self._lock = threading.RLock()
+        self.batches = Batches(model, self.chat, edge, places, self._lock)
+        device = self.batches.device
         passes = Passes(
             model,
             self.blocks,
             self.chat,
-            places=self._places,
-            device=lambda: self._device,
-            budget=token_budget or TOKEN_BUDGETS.get(self._device.type, TOKEN_BUDGET),
+            places=places,
+            device=lambda: self.batches.device,
+            budget=token_budget or TOKEN_BUDGETS.get(device.type, TOKEN_BUDGET),
             lock=self._lock,
             limit=length_limit(model.config),
         )
@@ -148,7 +150,7 @@ class HFModel:
     def numerics(self) -> str:
         """As `Engine.numerics`."""
         how = getattr(self.model.config, "_attn_implementation", None)
-        told = f"{self.model.dtype}, {how}, {self._device.type}, {self._contents.digest()}"
+        told = f"{self.model.dtype}, {how}, {self.batches.device.type}, {self._contents.digest()}"
         return told.removeprefix("torch.")
 
     @property
@@ -195,10 +197,10 @@ class HFModel:
         """
         if isinstance(requests, Request):
             raise RecipeError("generate takes a list of requests. Write generate([request]).")
-        self._check_all(requests)
+        self.check(requests)
         answers: dict[int, Completion] = {}
         for picked in together(requests, self.batch_size):
-            made = self._generate_batch([requests[i] for i in picked])
+            made = self.batches.answers([requests[i] for i in picked])
             answers.update(zip(picked, made, strict=True))
         return [answers[i] for i in range(len(requests))]
 
@@ -211,13 +213,13 @@ class HFModel:
             RecipeError: a request forces no completion, or a policy does not fit the model.
         """
         check_forced(requests)
-        self._check_all(requests)
-        found: dict[int, Likelihood] = {}
+        self.check(requests)
+        batches, found = self.batches, dict[int, Likelihood]()
         for picked in together(requests, self.batch_size):
             chosen = [requests[i] for i in picked]
-            batch = self._encode([r.prompt for r in chosen])
-            placed = replace(batch, inputs=self._placed(batch.inputs))
-            given, edge = self._told(chosen, batch), self._edge_of(chosen[0].prompt.plain)
+            batch = batches.encode([r.prompt for r in chosen])
+            placed = replace(batch, inputs=batches.placed(batch.inputs))
+            given, edge = batches.told(chosen, batch), batches.edge_of(chosen[0].prompt.plain)
             with self._lock:
                 made = likelihoods(edge, chosen, placed, given, divergence=divergence)
             found |= zip(picked, made, strict=True)
@@ -230,6 +232,7 @@ class HFModel:
         strength: float | Sequence[float] = 1.0,
         *,
         vectors: Sequence[Mapping[str, Tensor]] | None = None,
+        shadow: bool | Sequence[bool] = False,
         prompt_tokens: int | Sequence[int] | None = None,
         threads: Threads = "own",
         plain: bool = False,
@@ -246,6 +249,7 @@ class HFModel:
 
         Args:
             vectors: by row and steerer, for synthesizers that take theirs from the request.
+            shadow: compute gates and vectors, tell them in the traces, and write nothing.
             prompt_tokens: tokens of each row's prompt (padding left out), for calls whose first
                 pass is not exactly the prompt: a prompt in pieces, or an answer behind it that is
                 scored. Later tokens count as generated.
@@ -265,17 +269,22 @@ class HFModel:
         """
         if threads not in get_args(Threads):
             raise RecipeError(f'threads is {threads!r}; write "own" or "all".')
-        plans = plans_for(policy, strength, vectors)
-        self._check_all(plans)
+        plans = plans_for(policy, strength, vectors, shadow)
+        self.check(plans)
         plans, lengths = with_lengths(plans, prompt_tokens)
         if threads == "all":
             refuse_recorded(self._edge.root)
-        edge, told = self._edge_of(plain), Given(prompt_tokens=lengths)
+        edge, told = self.batches.edge_of(plain), Given(prompt_tokens=lengths)
         with Run(edge, plans, given=told, threads=threads) as run:
             yield run
             run.verify()
 
-    def _check_all(self, requests: Sequence[Request] | Sequence[Plan]) -> None:
+    def check(self, requests: Sequence[Request] | Sequence[Plan]) -> None:
+        """Makes sure that all policies fit the model.
+
+        Raises:
+            RecipeError: one does not.
+        """
         for policy in {id(r.policy): r.policy for r in requests if r.policy}.values():
             self._check(policy)
 
@@ -286,87 +295,6 @@ class HFModel:
         self.spec.check([read.site for read in policy.reads], "The policy")
         check_width(policy.to("cpu"), self.spec.d_model)
         self._fitting.add(policy)
-
-    def _generate_batch(self, requests: Sequence[Request]) -> list[Completion]:
-        batch = self._encode([r.prompt for r in requests])
-        plans = [Plan(r.policy, r.strength, r.vectors) for r in requests]
-        first = requests[0]
-        sampling = {"do_sample": first.temperature > 0}
-        if first.temperature > 0:
-            # transformers would cut to the 50 most probable tokens by default
-            sampling |= {"temperature": first.temperature, "top_p": first.top_p, "top_k": 0}
-        with self._lock, only(), torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(first.seed)
-            given = self._told(requests, batch)
-            with Run(self._edge_of(first.prompt.plain), plans, given=given) as run:
-                ids = self.model.generate(  # pyright: ignore[reportCallIssue]  # a mixin's method
-                    **batch.inputs,
-                    max_new_tokens=first.max_new_tokens,
-                    pad_token_id=self.chat.tokenizer.pad_token_id,
-                    num_return_sequences=1,  # whatever the model's own settings are
-                    return_dict_in_generate=False,
-                    **sampling,
-                )
-        width = batch.inputs["input_ids"].shape[1]
-        answers = [self._until_end(row) for row in ids[:, width:].tolist()]
-        traces = run.traces([len(a) for a in answers])
-        return [
-            Completion(self.chat.decode(a), tuple(a), int(n), trace)
-            for a, n, trace in zip(answers, batch.prompt_length, traces, strict=True)
-        ]
-
-    def _told(self, requests: Sequence[Request], batch: Batch) -> Given:
-        """What a run must know of prompts that may force the beginning of the answer."""
-        return Given(
-            prompt_tokens=tuple(batch.prompt_length.tolist()),
-            num_generated=int(batch.completion_length.max()),
-            ids=batch.inputs["input_ids"],
-            bare=self._probe_inputs(requests),
-            ends=self._ends(),
-        )
-
-    def _edge_of(self, plain: bool) -> Edge:
-        """Plain prompts have no generation prompt."""
-        return replace(self._edge, suffix=0) if plain else self._edge
-
-    def _probe_inputs(self, requests: Sequence[Request]) -> dict[str, Tensor] | None:
-        """Prompts without generation prompt, for templates that do not just append it."""
-        reads = [r for q in requests if q.policy is not None for r in q.policy.reads]
-        suffix = self._edge_of(requests[0].prompt.plain).suffix
-        if suffix is not None or all(r.generation_prompt for r in reads):
-            return None
-        bare = [replace(q.prompt, generation_prompt=False, completion=None) for q in requests]
-        return self._placed(self._encode(bare).inputs)
-
-    def _placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With positions that leave padding out: `generate` makes them, a bare call does not."""
-        if not self._places:
-            return inputs
-        return {**inputs, "position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
-
-    def _ends(self) -> Tensor | None:
-        ends = self._end_ids()
-        return torch.tensor(ends, device=self._device) if ends else None
-
-    def _end_ids(self) -> list[int]:
-        end = self.model.generation_config.eos_token_id
-        return [] if end is None else end if isinstance(end, list) else [end]
-
-    @property
-    def _device(self) -> torch.device:
-        return runs_on(self.model) or self.model.device
-
-    def _until_end(self, token_ids: list[int]) -> list[int]:
-        ends = set(self._end_ids())
-        end = next((i for i, token in enumerate(token_ids) if token in ends), len(token_ids))
-        return token_ids[: end + 1]
-
-    def _encode(self, prompts: Sequence[Prompt]) -> Batch:
-        batch = self.chat.encode(prompts)
-        inputs = {k: v.to(self._device) for k, v in batch.inputs.items()}
-        dtype = self.model.dtype
-        cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-        return replace(batch, inputs=cast)
 
 
 def load(

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from steersman.backends.caches import cache_in, follow_beams, let_go
 from steersman.backends.desk import Desk
+from steersman.backends.due import due_before, due_now
 from steersman.backends.edge import UNTOLD, Edge, Given, Stop, refuse_packed
 from steersman.backends.entered import (
     Threads,
@@ -33,11 +34,13 @@ from steersman.backends.layout import (
     first_offset,
     last_wanted,
     lay_out,
+    repeated,
     size,
     spans_of,
     without_cache,
 )
 from steersman.backends.paged import Courses, Paged
+from steersman.backends.tally import Outcome
 from steersman.backends.taps import attach
 from steersman.backends.uncompiled import uncompiled
 from steersman.backends.walk import Ledger, Plan, Walk
@@ -133,6 +136,12 @@ class Run:
         """
         return self._last.traces(lengths) if self._last is not None else [{} for _ in self.plans]
 
+    def outcomes(self, lengths: Sequence[int]) -> list[Outcome]:
+        """The same, with the error of a row in its place."""
+        if self._last is None:
+            return [{} for _ in self.plans]
+        return self._last.ledger(lengths).outcomes()
+
     def request_ids(self) -> list[str]:
         """Of continuous batching, in the order of their traces: as they began. Else none."""
         return self._last.request_ids() if isinstance(self._last, Courses) else []
@@ -207,7 +216,8 @@ class Run:
         return [(p, n) for p, names in zip(self.policies, self.probed, strict=True) for n in names]
 
     def _rules(self, suffix: int | None) -> Rules:
-        return Rules(self.edge.image_token, suffix, self.spans, self.given.ends)
+        given = self.given
+        return Rules(self.edge.image_token, suffix, self.spans, given.ends, given.going)
 
     def _go_on(self, desk: Desk, walk: Walk, inputs: Mapping[str, object]) -> Walk:
         place, width = walk.place, size(inputs)[1]
@@ -224,10 +234,9 @@ class Run:
             )
         rules = self._rules(self.edge.suffix)
         if whole:
-            layout, walk.place = lay_out(
-                inputs, rules, prompt_length=place.prompt_length, num_generated=None
-            )
-            desk.layout = replace(layout, fresh=1)
+            again = lay_out(inputs, rules, prompt_length=place.prompt_length, num_generated=None)
+            going = rules.goes_on(place, inputs.get("input_ids"))
+            desk.layout, walk.place = repeated(*again, going)
         else:
             num = None if chunks else width
             desk.layout, walk.place = lay_out(inputs, rules, place=place, num_generated=num)
@@ -316,14 +325,8 @@ class Run:
     def _due(self, desk: Desk, *, prompt: bool, begins: bool = False) -> None:
         """Notes who reads in this pass: prompts are read once, generated tokens if asked."""
         desk.due = {}
-        if not prompt and not self.rereads:
-            return
-        for i, policy in enumerate(self.policies):
-            for name, steerer in policy.steerers.items():
-                again = any(read.every for read in steerer.reads)
-                if (prompt and name not in self.probed[i]) or (again and not begins):
-                    for site in {read.site for read in steerer.reads}:
-                        desk.due.setdefault(site, []).append((i, name))
+        if prompt or self.rereads:
+            desk.due = due_now(self.policies, self.probed, prompt=prompt, begins=begins)
 
     def _probe(self, desk: Desk, inputs: dict[str, object], layout: Layout, repeats: int) -> None:
         """Passes that only read, stopped behind the deepest read, before anything is written.
@@ -344,14 +347,7 @@ class Run:
         if apart and self.given.bare is not None:
             bare = {k: v.repeat_interleave(repeats, 0) for k, v in self.given.bare.items()}
             passes.append((lay_out(bare, self._rules(BARE))[0], dict[str, object](bare)))
-        desk.due = {}
-        for i, names in enumerate(self.probed):
-            for name in names:
-                for read in self.policies[i].steerers[name].reads:
-                    due = desk.due.setdefault(read.site, [])
-                    if (i, name) not in due:
-                        due.append((i, name))
-        desk.probing = True
+        desk.due, desk.probing = due_before(self.policies, self.probed), True
         try:
             for desk.layout, wanted in passes:
                 with only(self), suppress(Stop), torch.no_grad():

@@ -4,7 +4,7 @@ The batch is flattened. Padding goes to a slot behind the last request, whose st
 request that nobody made (docs/adr/0003).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -181,12 +181,23 @@ class Rules:
         suffix: as in `Tokens`; BARE for prompts rendered without their generation prompt.
         spans: those that some scope leaves out.
         ends: token ids that end an answer: what comes behind them is padding.
+        going: tells which rows have not ended, instead of `ends`.
     """
 
     image_token: int | None
     suffix: int | None
     spans: tuple[Span, ...] = ()
     ends: Int[Tensor, " e"] | None = None
+    going: Callable[[], Bool[Tensor, " b"]] | None = None
+
+    def goes_on(self, place: "Place", ids: object) -> Bool[Tensor, " b"] | None:
+        """Which rows have not ended before a pass of these ids; None where nobody can tell."""
+        if self.going is not None:
+            return self.going()
+        if self.ends is None or not isinstance(ids, Tensor):
+            return None
+        going = ~torch.isin(ids[:, -1], self.ends)
+        return going if place.going is None else place.going & going
 
 
 def size(inputs: Mapping[str, object]) -> tuple[int, int, torch.device]:
@@ -232,10 +243,9 @@ def lay_out(
     real = _real(inputs.get("attention_mask"), rows, width, past=past)
     if real is None:
         real = torch.ones(rows, width, dtype=torch.bool, device=device)
-    real, going = real.to(device), None
-    if place is not None and rules.ends is not None and isinstance(ids, Tensor):
-        going = ~torch.isin(ids[:, -1], rules.ends)
-        going = going if place.going is None else place.going & going
+    real = real.to(device)
+    going = None if place is None else rules.goes_on(place, ids)
+    if going is not None:
         real = real & going[:, None]
     before = torch.zeros(rows, dtype=torch.long, device=device) if place is None else place.seen
     seen = before + (real[:, 0] if width == 1 else real.sum(1))
@@ -261,6 +271,16 @@ def lay_out(
         inside, open_ = _spans(rules, ids, layout, place)
         layout = replace(layout, inside=inside)
     return layout, Place(past + width, seen, prompt_length, going, open_)
+
+
+def repeated(
+    layout: Layout, place: Place, going: Bool[Tensor, " b"] | None
+) -> tuple[Layout, Place]:
+    """A pass that runs every column again; the last one is new, in rows that go on."""
+    if going is not None:
+        last = layout.real[:, -1:] & going[:, None]
+        layout = replace(layout, real=torch.cat([layout.real[:, :-1], last], 1))
+    return replace(layout, fresh=1), replace(place, going=going)
 
 
 def _real(mask: object, rows: int, width: int, *, past: int) -> Bool[Tensor, "b s"] | None:

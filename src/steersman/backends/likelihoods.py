@@ -47,11 +47,11 @@ def likelihoods(
     lengths = batch.completion_length.tolist()
     if not all(lengths):
         raise RecipeError("A completion has no tokens, so it has no likelihood. Write some text.")
-    plans = [Plan(r.policy, r.strength, r.vectors) for r in requests]
+    plans = [Plan.of(request) for request in requests]
     steered, traces = _logprobs(edge, plans, batch, given)
     ids = batch.inputs["input_ids"]
     plain = steered
-    if divergence and any(p.policy is not None and p.strength for p in plans):
+    if divergence and any(p.policy is not None and p.strength and not p.shadow for p in plans):
         plain, _ = _logprobs(edge, [replace(p, policy=None) for p in plans], batch, given)
     made: list[Likelihood] = []
     for row, num in enumerate(lengths):

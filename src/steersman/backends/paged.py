@@ -210,7 +210,8 @@ class Courses:
                 rows.append(Row(None, 0.0, course.slot))
                 continue
             length = course.num_run - course.prompt_tokens + 1 if lengths is None else lengths[i]
-            rows.append(Row(self._plan.policy, self._plan.strength, course.slot, length))
+            plan = self._plan
+            rows.append(Row(plan.policy, plan.strength, course.slot, length, plan.shadow))
         return Ledger(self.walk.tally, self.walk.originals, rows)
 
 

@@ -14,13 +14,14 @@ from steersman.backends.packed import Packed
 from steersman.core.deal import Merged, Work
 from steersman.core.errors import NotSteeredError
 from steersman.core.ops import per_request_sum
-from steersman.core.requests import SteererTrace
+from steersman.core.requests import SHADOW, SteererTrace
 from steersman.core.steerer import Dose, Policy, Steerer
 from steersman.core.types import Site, Tokens
 
 K = TypeVar("K")
 SCOPE, GATE, STRENGTH, WRITTEN, RELATIVE = range(5)
 ENDED = SteererTrace(0.0, 0.0, 0, 0, 0.0, "the answer ended before the scope began")
+Outcome = dict[str, SteererTrace] | NotSteeredError
 LEFT_OUT = SteererTrace(0.0, 0.0, 0, 0, 0.0, "all tokens were in spans that the scope leaves out")
 
 
@@ -31,12 +32,14 @@ class Row:
     Attributes:
         slot: where it was counted.
         length: tokens of its answer, None where that is not known.
+        shadow: whether nothing was to be written.
     """
 
     policy: Policy | None
     strength: float
     slot: int
     length: int | None = None
+    shadow: bool = False
 
 
 class Tally:
@@ -139,27 +142,47 @@ class Tally:
             NotSteeredError: a row with non-zero strength has no token in scope, was not read, or
                 a static vector was added that changed nothing.
         """
+        made: list[dict[str, SteererTrace]] = []
+        # Who asks for several tokens and a scope behind them all has made a mistake.
+        told = [row if row.length == 1 else replace(row, length=None) for row in rows]
+        for outcome in self.outcomes(policies, told):
+            if isinstance(outcome, NotSteeredError):
+                raise outcome
+            made.append(outcome)
+        return made
+
+    def outcomes(self, policies: Sequence[Policy], rows: Sequence[Row]) -> list[Outcome]:
+        """The same, with the error of a row in its place.
+
+        A client may ask for an answer that is over before the scope begins: that is no error here.
+        """
         index = {id(policy): i for i, policy in enumerate(policies)}
         for (site, k), (work, told) in self._same.items():
             self._add((site, k), self._expanded(k, work, told))
         self._same.clear()
         sums = _to_host(self._sums)
         reads = _to_host(self._reads)
-        made: list[dict[str, SteererTrace]] = []
-        for row in rows:
-            made.append({})
+
+        def trace(row: Row, policy: Policy, name: str, steerer: Steerer) -> SteererTrace:
+            by_site = {
+                site: table[:, row.slot].tolist()
+                for site in steerer.sites
+                if (table := sums.get((site, _round(policy, name, site)))) is not None
+            }
+            keys = [(index[id(policy)], name, k) for k in range(len(steerer.reads))]
+            told = all(key in reads and float(reads[key][row.slot]) > 0 for key in keys)
+            length, shadow = row.length, row.shadow
+            return trace_of(name, steerer, by_site, was_read=told, length=length, shadow=shadow)
+
+        def outcome(row: Row) -> Outcome:
             if row.policy is None or row.strength == 0:
-                continue
-            for name, steerer in row.policy.steerers.items():
-                by_site = {
-                    site: table[:, row.slot].tolist()
-                    for site in steerer.sites
-                    if (table := sums.get((site, _round(row.policy, name, site)))) is not None
-                }
-                keys = [(index[id(row.policy)], name, k) for k in range(len(steerer.reads))]
-                told = all(key in reads and float(reads[key][row.slot]) > 0 for key in keys)
-                made[-1][name] = _trace(name, steerer, by_site, was_read=told, length=row.length)
-        return made
+                return {}
+            try:
+                return {n: trace(row, row.policy, n, s) for n, s in row.policy.steerers.items()}
+            except NotSteeredError as error:
+                return error
+
+        return [outcome(row) for row in rows]
 
 
 def _to_host(tables: Mapping[K, Tensor]) -> dict[K, Tensor]:
@@ -175,13 +198,38 @@ def _round(policy: Policy, name: str, site: Site) -> int:
     return here.index(name)
 
 
-def _trace(
+def trace_of(
     name: str,
     steerer: Steerer,
     by_site: Mapping[Site, list[float]],
     *,
     was_read: bool,
     length: int | None,
+    shadow: bool = False,
+) -> SteererTrace:
+    """What one steerer did to one row, from the sums by site.
+
+    In shadow nothing is raised: an answer that nobody steers does not fail by a policy.
+
+    Raises:
+        NotSteeredError: it could not act.
+    """
+    try:
+        return _told(name, steerer, by_site, was_read=was_read, length=length, shadow=shadow)
+    except NotSteeredError as error:
+        if not shadow:
+            raise
+        return replace(ENDED, reason=f"{SHADOW}; steered, this fails: {error}")
+
+
+def _told(
+    name: str,
+    steerer: Steerer,
+    by_site: Mapping[Site, list[float]],
+    *,
+    was_read: bool,
+    length: int | None,
+    shadow: bool,
 ) -> SteererTrace:
     sums = [sum(values) for values in zip(*by_site.values(), strict=True)] or [0.0] * 5
     scope, written = sums[SCOPE], sums[WRITTEN]
@@ -190,7 +238,7 @@ def _trace(
             f"The steerer {name!r} made states that are no numbers (NaN or infinity). Lower the "
             "strength, or fit it again."
         )
-    if scope == 0 and length == 1 and _begins_later(steerer):
+    if scope == 0 and _ended_before(steerer, length):
         return ENDED
     if scope == 0 and was_read and steerer.scope.outside:
         return LEFT_OUT
@@ -205,13 +253,16 @@ def _trace(
             f"The steerer {name!r} never saw the tokens it reads ({steerer.reads}), so its gate "
             "and vector were never computed. Give the whole prompt in one pass."
         )
+    reason = ""
+    if not written:
+        reason = SHADOW if shadow else _why_not(name, steerer, sums)
     return SteererTrace(
         gate=sums[GATE] / scope,
         strength=sums[STRENGTH] / scope,
         tokens_in_scope=int(scope),
         tokens_written=int(written),
         relative_norm=sums[RELATIVE] / written if written else 0.0,
-        reason="" if written else _why_not(name, steerer, sums),
+        reason=reason,
         written_at={str(site): int(values[WRITTEN]) for site, values in by_site.items()},
     )
 
@@ -234,6 +285,10 @@ def _why_not(name: str, steerer: Steerer, sums: Sequence[float]) -> str:
     )
 
 
-def _begins_later(steerer: Steerer) -> bool:
-    """Whether the scope holds generated tokens only: the first comes from the prompt's own pass."""
-    return steerer.scope.start is not None and steerer.scope.start >= 0
+def _ended_before(steerer: Steerer, length: int | None) -> bool:
+    """Whether the scope holds generated tokens only, and so short an answer has none of them.
+
+    The last token of an answer never goes through the model.
+    """
+    start = steerer.scope.start
+    return length is not None and start is not None and start >= 0 and length <= start + 1

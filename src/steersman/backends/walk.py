@@ -10,10 +10,10 @@ from torch import Tensor
 from steersman.backends.caches import columns_held
 from steersman.backends.layout import Layout, Place
 from steersman.backends.packed import Packed
-from steersman.backends.tally import Row, Tally
+from steersman.backends.tally import Outcome, Row, Tally
 from steersman.core.deal import Deal, DealState, Work, deal, move_rows, write, write_generated
 from steersman.core.errors import RecipeError
-from steersman.core.requests import SteererTrace
+from steersman.core.requests import Request, SteererTrace
 from steersman.core.steerer import Policy, Steerer, not_a_policy
 from steersman.core.types import Site, Tokens
 
@@ -24,11 +24,18 @@ class Plan:
 
     Attributes:
         vectors: by steerer, for synthesizers that take theirs from the request.
+        shadow: compute and count everything, and write nothing.
     """
 
     policy: Policy | None
     strength: float
     vectors: Mapping[str, Tensor]
+    shadow: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> "Plan":
+        """How a request is to be steered."""
+        return cls(request.policy, request.strength, request.vectors, request.shadow)
 
     def __post_init__(self) -> None:
         least, most = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
@@ -65,7 +72,14 @@ class Walk:
             for _ in range(repeats)
         ]
         strength = [p.strength for p in plans for _ in range(repeats)]
-        self.deal: Deal = deal(policies, [*owner, -1], [*strength, 0.0], device=like.device)
+        shadow = [p.shadow for p in plans for _ in range(repeats)]
+        self.deal: Deal = deal(
+            policies,
+            [*owner, -1],
+            [*strength, 0.0],
+            shadow=[*shadow, False],
+            device=like.device,
+        )
         given = [self._vectors(policy, like) for policy in originals]
         self.state: DealState = self.deal.init(like, given)
         self.tally = Tally(len(owner) + 1, like.device)
@@ -160,6 +174,7 @@ class Walk:
             self.deal,
             strengths=self.deal.strengths[:, whole],
             caps=None if caps is None else caps[whole],
+            shadow=None if self.deal.shadow is None else self.deal.shadow[whole],
         )
         self.tally.take(whole)
         self._work.clear()
@@ -179,7 +194,7 @@ class Walk:
             self.settle(columns_held(cache))
         known = lengths or [None] * len(self.plans)
         rows = [
-            Row(plan.policy, plan.strength, i * self.repeats, known[i])
+            Row(plan.policy, plan.strength, i * self.repeats, known[i], plan.shadow)
             for i, plan in enumerate(self.plans)
         ]
         return Ledger(self.tally, self.originals, rows, self.repeats)
@@ -213,11 +228,16 @@ class Ledger:
         """One trace by steerer for each row; errors as in `Walk.traces`."""
         return self.tally.traces(self.policies, self.rows)
 
+    def outcomes(self) -> list[Outcome]:
+        """The same, with the error of a row in its place."""
+        return self.tally.outcomes(self.policies, self.rows)
+
 
 def plans_for(
     policy: Policy | Steerer | None | Sequence[Policy | Steerer | None],
     strength: float | Sequence[float],
     vectors: Sequence[Mapping[str, Tensor]] | None,
+    shadow: bool | Sequence[bool],
 ) -> list[Plan]:
     """One plan for each row, or one for all."""
     given = list(policy) if isinstance(policy, (list, tuple)) else [policy]
@@ -228,13 +248,19 @@ def plans_for(
             raise RecipeError(not_a_policy(policy))
     strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
     carried = list(vectors) if vectors is not None else [{}]
-    lists = {"policies": policies, "strengths": strengths, "rows of vectors": carried}
+    shadows = [shadow] if isinstance(shadow, bool) else list(shadow)
+    lists = {
+        "policies": policies,
+        "strengths": strengths,
+        "rows of vectors": carried,
+        "shadows": shadows,
+    }
     num = max(len(values) for values in lists.values())
     if any(len(values) not in (1, num) for values in lists.values()):
         counts = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
         raise RecipeError(f"{counts} were given. Give one for all rows, or one for each row.")
     rows = (values * num if len(values) == 1 else values for values in lists.values())
-    return [Plan(p, float(s), v) for p, s, v in zip(*rows, strict=True)]
+    return [Plan(p, float(s), v, q) for p, s, v, q in zip(*rows, strict=True)]
 
 
 def with_lengths(

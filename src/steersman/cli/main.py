@@ -6,7 +6,14 @@ import warnings
 import typer
 
 from steersman import __version__
-from steersman.cli import commands, eval_commands, report_commands, suite_commands, tuning_commands
+from steersman.cli import (
+    commands,
+    eval_commands,
+    report_commands,
+    serve_commands,
+    suite_commands,
+    tuning_commands,
+)
 from steersman.cli.app import app
 from steersman.cli.console import err
 from steersman.core.errors import SteersmanError
@@ -31,7 +38,10 @@ def _say_warning(message: Warning | str, *_: object) -> None:
     sys.stderr.write(f"Warning: {message}\n")  # a progress bar redirects it, and stays whole
 
 
-VERBS = (commands, eval_commands, report_commands, suite_commands, tuning_commands)
+VERBS = (
+    *(commands, eval_commands, report_commands, serve_commands, suite_commands),
+    tuning_commands,
+)
 """Modules whose import adds verbs to the app."""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steersman.core.part import map_tensors
@@ -57,6 +57,7 @@ class Work(NamedTuple):
 
     rounds: tuple[tuple[Merged | Single, ...], ...]
     caps: Float[Tensor, " r"] | None
+    shadow: Bool[Tensor, " r"] | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -75,11 +76,13 @@ class Deal:
     Attributes:
         strengths: of each policy at each slot; 0 where the slot has another policy or none.
         caps: the norm cap of each slot's policy, infinite without one; None if nobody has one.
+        shadow: which slots keep their states bit for bit, whatever would be written; None if none.
     """
 
     policies: tuple[Policy, ...]
     strengths: Float[Tensor, "p r"]
     caps: Float[Tensor, " r"] | None
+    shadow: Bool[Tensor, " r"] | None = None
 
     def init(self, like: Tensor, vectors: Sequence[Mapping[str, Tensor]]) -> DealState:
         """The state before anything was seen; `vectors` by policy and steerer, one row a slot."""
@@ -96,7 +99,7 @@ class Deal:
         rounds = tuple(
             self._round(site, [c[k] for c in columns if k < len(c)], state) for k in range(depth)
         )
-        return Work(rounds, self.caps)
+        return Work(rounds, self.caps, self.shadow)
 
     def _round(
         self, site: Site, members: Sequence[tuple[int, str]], state: DealState
@@ -132,6 +135,7 @@ def deal(
     owner: Sequence[int],
     strength: Sequence[float],
     *,
+    shadow: Sequence[bool] | None = None,
     device: torch.device,
 ) -> Deal:
     """Policies dealt to slots.
@@ -139,6 +143,7 @@ def deal(
     Args:
         owner: the index of each slot's policy; -1 for a slot that nobody steers.
         strength: of each slot.
+        shadow: which slots are left as they are; None for none.
     """
     rows = [
         [s if o == i else 0.0 for o, s in zip(owner, strength, strict=True)]
@@ -149,7 +154,9 @@ def deal(
     if any(limit is not None for limit in limits):
         by_slot = [limits[o] if o >= 0 else None for o in owner]
         caps = torch.tensor([torch.inf if c is None else c for c in by_slot], device=device)
-    return Deal(tuple(policies), torch.tensor(rows, device=device).reshape(-1, len(owner)), caps)
+    strengths = torch.tensor(rows, device=device).reshape(-1, len(owner))
+    kept = torch.tensor(shadow, device=device) if shadow is not None and any(shadow) else None
+    return Deal(tuple(policies), strengths, caps, kept)
 
 
 def write_generated(
@@ -161,6 +168,7 @@ def write_generated(
         the steered states, and by round |h' - h| / |h|.
     """
     relative: list[Tensor] = []
+    came = h
     for calls in work.rounds:
         before = h
         for call in calls:
@@ -169,7 +177,10 @@ def write_generated(
             dose = call.table[:, 2][request]
             h = torch.where((dose != 0)[:, None], call.operator(h, vectors, dose), h)
         relative.append(relative_edit(before, h))
-    return h, relative
+    if work.shadow is None:
+        return h, relative
+    kept = work.shadow[request]
+    return torch.where(kept[:, None], came, h), [_unwritten(kept, r) for r in relative]
 
 
 def write(work: Work, x: Tokens) -> tuple[Float[Tensor, "t d"], list[list[Dose]]]:
@@ -182,10 +193,20 @@ def write(work: Work, x: Tokens) -> tuple[Float[Tensor, "t d"], list[list[Dose]]
             h, dose = _call(call, now)
             now = now.with_h(h)
             doses[-1].append(dose)
-    if work.caps is None:
-        return now.h, doses
-    h, kept = capped(x.h, now.h, work.caps[x.request])
-    return h, [[d._replace(relative=d.relative * kept) for d in row] for row in doses]
+    h = now.h
+    if work.caps is not None:
+        h, left = capped(x.h, h, work.caps[x.request])
+        doses = [[d._replace(relative=d.relative * left) for d in row] for row in doses]
+    if work.shadow is not None:
+        kept = work.shadow[x.request]
+        h = torch.where(kept[:, None], x.h, h)
+        doses = [[d._replace(relative=_unwritten(kept, d.relative)) for d in row] for row in doses]
+    return h, doses
+
+
+def _unwritten(kept: Bool[Tensor, " t"], relative: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
+    """|h' - h| / |h| of states that are kept: 0, unless the edit would have been no number."""
+    return torch.where(kept & relative.isfinite(), 0.0, relative)
 
 
 def _call(call: Merged | Single, x: Tokens) -> tuple[Tensor, Dose]:
@@ -212,12 +233,12 @@ def _mergeable(old: Merged | Single, new: Merged) -> bool:
     return (
         isinstance(old, Merged)
         and old.scope == new.scope
-        and _same(old.operator, new.operator)
+        and same_operator(old.operator, new.operator)
         and old.vectors.shape[-1] == new.vectors.shape[-1]
     )
 
 
-def _same(first: Operator, second: Operator) -> bool:
+def same_operator(first: Operator, second: Operator) -> bool:
     """Whether two operators do the same, as far as can be told without looking into tensors."""
     if type(first) is not type(second):
         return False

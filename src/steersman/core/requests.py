@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,10 @@ from steersman.core.roles import Model
 from steersman.core.steerer import Policy, not_a_policy
 from steersman.core.types import Prompt
 
+Finish = Literal["stop", "length", "cancelled"]
+SHADOW = "shadow"
+"""Why a request in shadow was not steered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -22,7 +26,9 @@ class Request:
         strength: multiplies the fitted strength of every steerer; 1 is as fitted, 0 unsteered.
         vectors: by steerer, for synthesizers that take their vector from the request.
         temperature: 0 is greedy.
-        seed: of sampling; requests that sample are drawn together when their seeds agree.
+        seed: of sampling, 64 bits; `generate` draws requests together when their seeds agree, and
+            `generate_live` each by itself.
+        shadow: gates and vectors are computed and traced, and nothing is written.
 
     Raises:
         RecipeError: a number is out of range.
@@ -36,6 +42,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, Prompt):
@@ -51,6 +58,8 @@ class Request:
                 f"temperature {self.temperature} and top_p {self.top_p} cannot be used: give a "
                 "temperature of 0 or more and a top_p above 0 and at most 1."
             )
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise RecipeError(f"seed is {self.seed}; give a whole number of 64 bits.")
         if not abs(self.strength) < float("inf"):
             raise RecipeError(f"strength is {self.strength}; it must be a finite number.")
         if self.vectors and self.policy is None:
@@ -85,12 +94,18 @@ class SteererTrace:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer, and by steerer what steering did to it (empty for an unsteered request)."""
+    """An answer, and by steerer what steering did to it (empty for an unsteered request).
+
+    Attributes:
+        finish: why it ended: at a token that ends answers, at its greatest length, or because
+            nobody waited for it any more.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     num_prompt_tokens: int
     trace: Mapping[str, SteererTrace] = field(default_factory=dict)
+    finish: Finish = "stop"
 
 
 @dataclass(frozen=True, slots=True)
