@@ -251,20 +251,34 @@ def test_the_cases_at_64_clients_have_as_many_policies_and_strengths_as_they_say
         assert all(0.5 <= s["strength"] <= 1.5 for s in asked)
 
 
-def test_aims_are_read_off_the_times_of_a_token(served, at_once):
+def said(made):
+    from serving.tables import aims
+
+    return {(r.method, r.metric.rpartition("_to_")[2]): verdict for r, _, verdict in aims(made)}
+
+
+def timed(served, *, rounds, again=1.0):
     from serving.cases import base, steps
     from serving.rounds import interleaved
-    from serving.tables import aims, rows
+    from serving.tables import rows
 
-    servers = {"vanilla": Machine(0, 0, 1.0), "plugin": Machine(0, 0, 1.03)}
-    made = list(
-        rows(
-            "tiny-c64", [interleaved(servers, steps(base(served, 64, quick=True), again=False), 3)]
-        )
-    )
-    found = {(r.method, r.metric.rpartition("_to_")[2]): said for r, _, said in aims(made)}
+    per_new = {"vanilla": 1.0, "again": again, "plugin": 1.03}
+    servers = {name: Machine(0, 0, cost) for name, cost in per_new.items()}
+    cases = steps(base(served, 64, quick=True), again=True)
+    return list(rows("tiny-c64", [interleaved(servers, cases, rounds)]))
+
+
+def test_aims_are_read_off_the_times_of_a_token(served, at_once):
+    found = said(timed(served, rounds=6))
     assert found["idle", "vanilla"] == found["static", "vanilla"] == "missed"
     assert found["l2s", "vanilla"] == found["static", "idle"] == found["k64", "one"] == "held"
+
+
+def test_few_rounds_and_what_lies_between_equal_engines_leave_an_aim_open(served, at_once):
+    assert set(said(timed(served, rounds=5)).values()) == {"open"}
+    found = said(timed(served, rounds=6, again=0.96))
+    assert found["idle", "vanilla"] == found["l2s", "vanilla"] == "open"
+    assert found["static", "idle"] == found["k64", "one"] == "held"
 
 
 def test_policies_that_read_above_are_the_only_ones_that_need_a_pass_before(served):

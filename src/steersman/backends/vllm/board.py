@@ -176,7 +176,7 @@ class Board:
         if site in due:
             self._observe(site, due[site], hidden, residual)
         if not early and (writing := now.writing.get(site)) is not None:
-            self._write(self.places[site], writing, hidden, residual)
+            self._write(site, writing, hidden, residual)
 
     def recorded(self, site: Site, hidden: Tensor, residual: Tensor | None) -> None:
         """What a graph records: all groups, over all tokens of the buffers."""
@@ -198,7 +198,7 @@ class Board:
         for site in now.head:
             if (writing := now.writing.get(site)) is not None:
                 states = states.clone()
-                self._write(self.places[site], writing, states, None)
+                self._write(site, writing, states, None)
         return states
 
     def remove(self, request: str) -> None:
@@ -364,23 +364,25 @@ class Board:
             assert vectors is not None
             self.places[site].group(k, steerer.operator).set(index, vectors, opened, opened * doses)
 
-    def _write(
-        self, place: Place, writing: Writing, hidden: Tensor, residual: Tensor | None
-    ) -> None:
+    def _write(self, site: Site, writing: Writing, hidden: Tensor, residual: Tensor | None) -> None:
+        now, place = self._pass, self.places[site]
         whole = len(writing.index) == len(hidden)
         some = hidden if whole else hidden[writing.index]
         stream = some.float()
         if residual is not None:
             stream = stream + (residual if whole else residual[writing.index])
-        change = place.write(stream, writing.view, writing.groups, writing.singles) - stream
+        steady = writing.repeated(place) if now is not None and now.repeats else None
+        if steady is not None:
+            change = steady.change(stream)
+        else:
+            change = place.write(stream, writing.view, writing.groups, writing.singles) - stream
         if self.edits is not None:
             names = "\n".join(writing.requests)
-            self.edits.append((names, place.site, writing.view.offset.clone(), change.clone()))
-        made = torch.where(change == 0, some, (some.float() + change).to(hidden.dtype))
+            self.edits.append((names, site, writing.view.offset.clone(), change.clone()))
         if whole:
-            hidden.copy_(made)
+            hidden.add_(change)
         else:
-            hidden.index_copy_(0, writing.index, made)
+            hidden.index_copy_(0, writing.index, (some.float() + change).to(hidden.dtype))
 
     def _settle(self) -> None:
         """Counts what the last pass and its repetitions did."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from steersman.backends.vllm.rows import Piece, Row
-from steersman.backends.vllm.tables import Group, Place, Single, View
+from steersman.backends.vllm.tables import Group, Place, Single, Steady, View
 from steersman.core.types import Scope, Site
 
 Due = tuple[Row, int, int]
 """A row, which of its readers, and the token in the pass that it is shown."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Writing:
     """What is written at one site.
 
@@ -24,6 +24,7 @@ class Writing:
         index: the tokens, among those of the pass (for `head_in`, among its pieces).
         groups: by round, those that have a row among them.
         requests: of each token.
+        steady: the same, once the pass repeats.
     """
 
     index: Tensor
@@ -31,6 +32,13 @@ class Writing:
     groups: Sequence[Sequence[Group]]
     singles: Sequence[Sequence[Single]]
     requests: Sequence[str]
+    steady: Steady | None = None
+
+    def repeated(self, place: Place) -> Steady | None:
+        """For passes that repeat; None where each must be looked at."""
+        if self.steady is None and place.caps is None and not any(self.singles):
+            self.steady = Steady(place, self.view, self.groups)
+        return self.steady
 
 
 @dataclass(eq=False)
@@ -82,6 +90,9 @@ class Pass:
         self.settled = self.repeats
         if not times:
             return
+        for writing in self.writing.values():
+            if writing.steady is not None:
+                writing.steady.settle()
         for row, name, site, num in self.told:
             row.scope[name, site] = row.scope.get((name, site), 0) + num * times
         where = {name: i for i, name in enumerate(self.requests)}

@@ -249,8 +249,57 @@ class Place:
         self.counts[k][2:].index_add_(1, view.request, counted)
 
 
+class Steady:
+    """What is written at a site while passes repeat: all that stays the same is gathered once.
+
+    Args:
+        groups: those that have a row among the tokens of the view, by round; none writes by itself.
+    """
+
+    def __init__(self, place: Place, view: View, groups: Sequence[Sequence[Group]]) -> None:
+        self._place, self._view = place, view
+        self._rounds = [
+            (k, [self._gathered(group) for group in members])
+            for k, members in enumerate(groups)
+            if members
+        ]
+        num = len(view.request)
+        self._counts = torch.zeros(len(self._rounds), 2, num, device=view.request.device)
+
+    def _gathered(self, group: Group) -> tuple[Operator, Tensor, Tensor, Tensor | None]:
+        dose = group.dose(self._view)
+        vectors = group.vectors[self._view.request]
+        acts = (dose != 0)[:, None]
+        on_host = dose.device.type == "cpu"  # elsewhere, to ask would be to wait
+        return group.operator, vectors, dose, None if on_host and bool(acts.all()) else acts
+
+    def change(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """What `Place.write` adds to the states; the counts wait for `settle`."""
+        now, total = h, None
+        for i, (_, members) in enumerate(self._rounds):
+            before = now
+            for operator, vectors, dose, acts in members:
+                made = operator(now, vectors, dose)
+                now = made if acts is None else torch.where(acts, made, now)
+            change = now - before
+            self._counts[i] += _told(before, change)
+            total = change if total is None else total + change
+        assert total is not None
+        return total
+
+    def settle(self) -> None:
+        """Counts what was written since the last time."""
+        for i, (k, _) in enumerate(self._rounds):
+            self._place.counts[k][:2].index_add_(1, self._view.request, self._counts[i])
+        self._counts.zero_()
+
+
 def _changed(before: Float[Tensor, "n d"], after: Float[Tensor, "n d"]) -> Float[Tensor, "2 n"]:
+    return _told(before, after - before)
+
+
+def _told(before: Float[Tensor, "n d"], change: Float[Tensor, "n d"]) -> Float[Tensor, "2 n"]:
     """Whether each token was changed, and |h' - h| / |h|."""
-    edit = torch.linalg.vector_norm(after - before, dim=-1)
+    edit = torch.linalg.vector_norm(change, dim=-1)
     relative = edit / torch.linalg.vector_norm(before, dim=-1).clamp_min(EPS)
     return torch.stack([(edit > 0).float(), relative])
