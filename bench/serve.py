@@ -23,7 +23,8 @@ a round: `X_to_vanilla`, `X_to_idle` (the same process) and `X_to_one` (to `k1`)
 mean over sittings (all engines started anew) of the median over rounds; its interval is a 95%
 bootstrap over sittings and rounds. `vanilla_again`, a second vanilla engine, and `idle_again` say
 how far equal things lie apart. Answers have one length: end tokens are ignored. An aim is `held`
-or `missed` if its whole interval is on one side of it, else `open`.
+or `missed` if its whole interval is on one side of it, widened by what the interval between equal
+things leaves out of 1; else, and with fewer than six rounds, it is `open`.
 """
 
 import argparse

@@ -81,8 +81,8 @@ class Result:
         return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
     def growth(self) -> float:
-        """Megabytes an hour, fitted to all but the first fifth, when caches fill."""
-        points = self.memory[len(self.memory) // 5 :]
+        """Megabytes an hour, fitted to all but the first third, when caches fill."""
+        points = self.memory[len(self.memory) // 3 :]
         if len(points) < 2:
             return 0.0
         t, m = (sum(column) / len(points) for column in zip(*points, strict=True))

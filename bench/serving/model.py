@@ -1,6 +1,6 @@
 """How many replicas a rate of requests needs, from measured costs.
 
-    python -m serving.model docs/serve-bench.json --prompt 500 --new 200 --share l2s=0.5
+    python -m serving.model ../docs/serve-bench.json --prompt 200 --new 50 --share l2s=0.5
 
 in the folder bench. A request's cost is linear in its tokens:
 
@@ -110,8 +110,8 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--model", default="llama-100m")
     parser.add_argument("--rate", type=float, default=1000)
-    parser.add_argument("--prompt", type=float, default=500)
-    parser.add_argument("--new", type=float, default=200)
+    parser.add_argument("--prompt", type=float, default=200)
+    parser.add_argument("--new", type=float, default=50)
     parser.add_argument("--share", action="append", default=[], metavar="METHOD=SHARE")
     parser.add_argument("--load", type=float, default=0.6)
     given = parser.parse_args()

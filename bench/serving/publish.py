@@ -110,10 +110,10 @@ def capacity(meta: Mapping[str, Any]) -> str:
     """Replicas for 1,000 requests a second."""
     lines: list[str] = []
     for split, found in meta["fits"].items():
-        traffic = Traffic(1000, 500, 200, {}, 0.6)
+        traffic = Traffic(1000, 200, 50, {}, 0.6)
         lines += [
             f"{split.removesuffix('-costs')}, {meta['device']}, {meta['dtype']}: replicas for "
-            f"1,000 requests per second of 500 + 200 tokens at a load of 60%.\n",
+            f"1,000 requests per second of 200 + 50 tokens at a load of 60%.\n",
             "| | replicas |\n|:--|--:|",
         ]
         for name, shares in MIXES:

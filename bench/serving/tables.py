@@ -20,6 +20,8 @@ LIMITS = {
     **dict.fromkeys(("l2s", "l2s_probe", "autosteer", "finesteer"), 0.05),
 }
 FLAT = 0.03
+ENOUGH = 6
+"""Rounds, all sittings together, below which there is no 95% interval of a median."""
 TO_ONE = ("k8", "k64", "strengths64")
 
 
@@ -54,16 +56,24 @@ def aims(made: Sequence[Result]) -> Iterator[tuple[Result, float, Verdict]]:
     """Rows that an aim is set for, the aim, and whether it holds.
 
     The aims are for the time of a token. Idle is held against vanilla vLLM, steering against both
-    (`to_idle` is of one process, so what differs between processes is not in it).
+    (`to_idle` is of one process, so what differs between processes is not in it). What lies
+    between equal things widens an interval, and few rounds decide nothing.
     """
+    found = {(one.split, one.method, one.metric): one for one in made}
     for one in made:
-        if not one.metric.startswith("seconds_per_token_to_") or "-c" not in one.split:
+        _, _, to = one.metric.partition("seconds_per_token_to_")
+        if not to or "-c" not in one.split:
             continue
-        if one.metric.endswith("to_one"):
-            yield one, FLAT, flat(one.low, one.high, FLAT)
+        equal = "vanilla_again" if to == "vanilla" else "idle_again"
+        other = "vanilla" if to == "vanilla" else "idle"
+        by_chance = found.get((one.split, equal, f"seconds_per_token_to_{other}"))
+        apart = 0.0 if by_chance is None else max(by_chance.low - 1, 1 - by_chance.high, 0.0)
+        low, high = one.low - apart, one.high + apart
+        if to == "one":
+            yield one, FLAT, "open" if one.n < ENOUGH else flat(low, high, FLAT)
         elif one.method in LIMITS:
             limit = LIMITS[one.method]
-            yield one, limit, verdict(one.low, one.high, limit)
+            yield one, limit, "open" if one.n < ENOUGH else verdict(low, high, limit)
 
 
 def coefficients(runs: Runs, method: str) -> list[list[float]]:

@@ -64,23 +64,29 @@ def admission(folder):
     return Admission(Settings(str(folder)), model=str(bundled_path()))
 
 
-def order(admission, prompt, images=(), **asked):
-    return admission.order(Steering(**asked), "t", prompt=prompt, images=images)
+def order(admission, prompt, **asked):
+    return admission.order(Steering(**asked), "t", prompt=prompt)
 
 
-def test_equal_steering_of_equal_prompts_has_one_key(admission):
+def test_equal_steering_has_one_key(admission):
     prompt = list(range(40))
     first = order(admission, prompt, policy="static")
     assert first == order(admission, prompt, policy="static")
     assert (first.keyed_from, first.apart_from) == (39, -1)
     others = [
-        order(admission, [*prompt[:-1], 7], policy="static"),
+        order(admission, [*prompt, 7], policy="static"),  # its end lies elsewhere
         order(admission, prompt, policy="static", strength=1.1),
         order(admission, prompt, policy="static", scope="last"),
         order(admission, prompt, policy="above"),
-        order(admission, prompt, images=["a"], policy="static"),
     ]
-    assert len({first.key, *(other.key for other in others)}) == 6
+    assert len({first.key, *(other.key for other in others)}) == 5
+
+
+def test_what_is_written_everywhere_is_shared_by_prompts_that_begin_alike(admission):
+    keys = {order(admission, list(range(n)), policy="static", scope="all").key for n in (30, 40)}
+    assert len(keys) == 1
+    ends = {order(admission, list(range(n)), policy="static", scope="prompt").key for n in (30, 40)}
+    assert len(ends) == 2
 
 
 def test_what_leaves_no_mark_has_no_key(admission):
@@ -120,7 +126,6 @@ def test_a_folder_with_a_policy_that_cannot_be_served_stops_the_start(folder, sp
 def core_request(**changed):
     given = {
         "prompt_token_ids": list(range(40)),
-        "mm_features": [SimpleNamespace(identifier="picture")],
         "sampling_params": SimpleNamespace(extra_args={KEY: {"policy": "static"}, "other": 1}),
         "lora_request": None,
         "prompt_embeds": None,

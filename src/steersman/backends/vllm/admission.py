@@ -1,7 +1,6 @@
 """The front end's side: what is asked for is checked, completed, or refused with a code."""
 
 import hashlib
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,13 +60,8 @@ class Admission:
             self._scoped[key] = policy
         return self._scoped[key]
 
-    def order(
-        self, steering: Steering, trace: str, *, prompt: Sequence[int], images: Sequence[str]
-    ) -> Order:
+    def order(self, steering: Steering, trace: str, *, prompt: Sequence[int]) -> Order:
         """The order of a request with this prompt.
-
-        Args:
-            images: what names the pictures in it.
 
         Raises:
             RefusedError: the prompt has no token that the policy reads.
@@ -84,7 +78,7 @@ class Admission:
             steering.shadow,
             trace,
             suffix,
-            _key(held, steering, prompt, images) if leaves_marks else "",
+            _key(held, steering, policy, len(prompt)) if leaves_marks else "",
             where.marks if leaves_marks else -1,
             where.apart if steering.acts else -1,
         )
@@ -105,13 +99,17 @@ class Admission:
         )
 
 
-def _key(held: Held, steering: Steering, prompt: Sequence[int], images: Sequence[str]) -> str:
-    """Equal where steered blocks are: same policy, strength, scope and prompt."""
-    digest = hashlib.sha256()
-    for told in (held.digest, repr(steering.strength), str(steering.scope), *images):
-        digest.update(told.encode() + b"\0")
-    digest.update(array("q", prompt).tobytes())
-    return digest.hexdigest()
+def _key(held: Held, steering: Steering, policy: Policy, num_prompt: int) -> str:
+    """Equal where steered blocks are, beside their tokens and images, which vLLM chains.
+
+    Where a scope begins or ends at the end of the prompt, it matters where that is. The prompt
+    itself does not: a vector that it decides is not written before its last token (`plan.check`).
+    """
+    scopes = [steerer.scope for steerer in policy.steerers.values()]
+    bounded = any(scope.start is not None or scope.stop is not None for scope in scopes)
+    end = num_prompt if bounded else "anywhere"
+    told = (held.digest, steering.strength, steering.scope, end)
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def completed(admission: Admission | None, params: Any, request: Any) -> None:
@@ -126,8 +124,7 @@ def completed(admission: Admission | None, params: Any, request: Any) -> None:
     if wanted is None:
         return
     refuse(request)
-    images = [feature.identifier for feature in request.mm_features or ()]
-    order = admission.order(*wanted, prompt=request.prompt_token_ids, images=images)
+    order = admission.order(*wanted, prompt=request.prompt_token_ids)
     made = request.sampling_params
     made.extra_args = {**(made.extra_args or {}), KEY: order.as_dict()}
 

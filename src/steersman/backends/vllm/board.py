@@ -185,7 +185,7 @@ class Board:
         view = View(self._request[:num], self._offset[:num], self._modality[:num])
         if not place.rounds:
             return
-        stream = _stream(hidden, residual)
+        stream = hidden.float() if residual is None else hidden.float() + residual
         change = place.write(stream, view, place.rounds) - stream
         hidden.copy_(torch.where(change == 0, hidden, (hidden.float() + change).to(hidden.dtype)))
 
@@ -396,7 +396,3 @@ class Board:
         self._request.index_copy_(0, index, view.request)
         self._offset.index_copy_(0, index, view.offset)
         self._modality.index_copy_(0, index, view.modality)
-
-
-def _stream(hidden: Tensor, residual: Tensor | None) -> Tensor:
-    return hidden.float() if residual is None else hidden.float() + residual

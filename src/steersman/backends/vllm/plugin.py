@@ -29,7 +29,7 @@ from steersman.core.serving import RefusedError
 DONE = "_steersman_joined"
 
 
-class NotAdmitted(RefusedError, VLLMClientError):
+class NotAdmitted(RefusedError, VLLMClientError):  # pyright: ignore[reportUntypedBaseClass]  # no vLLM here
     """A refusal as vLLM's servers understand it: the client's fault, HTTP 400."""
 
     def __init__(self, error: RefusedError) -> None:
