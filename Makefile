@@ -31,7 +31,7 @@ NOT_WANTED := torchvision torchaudio torchcodec
 PYTEST_VLLM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/pytest tests/on_vllm -n 2 \
     --dist loadgroup --durations=25
 
-.PHONY: help env env-vllm demo test test-full test-vllm test-vllm-full check format bench clean
+.PHONY: help env env-vllm demo test test-full test-vllm test-vllm-full check format bench bench-serve clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +44,7 @@ help:
 	@echo "make check      format, lint and types"
 	@echo "make format     let the formatter correct what make check would refuse"
 	@echo "make bench      time what matters"
+	@echo "make bench-serve  time serving, with a real vLLM; hours"
 	@echo "make clean      remove runs and caches; $(VENV) stays"
 
 env: $(STAMP)
@@ -92,9 +93,13 @@ format: env
 
 bench: env
 	@mkdir -p runs/bench
-	set -e; for file in bench/*.py; do \
+	set -e; for file in $(filter-out bench/serve.py,$(wildcard bench/*.py)); do \
 	    $(BIN)/python $$file --json runs/bench/$$(basename $$file .py).json; \
 	done
+
+bench-serve: env env-vllm
+	@mkdir -p runs/bench
+	$(BIN)/python bench/serve.py --python $(VLLM)/python --json runs/bench/serve.json
 
 clean:
 	rm -rf runs build dist .pytest_cache .ruff_cache .hypothesis
