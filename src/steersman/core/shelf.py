@@ -112,9 +112,12 @@ class Shelf:
 
     def load(self, name: str) -> Held:
         """Serves a policy of the folder, or the new version of one; errors as in `read`."""
-        held = self.read(name)
+        return self.hold(self.read(name))
+
+    def hold(self, held: Held) -> Held:
+        """Serves what was read."""
         with self._lock:
-            self._held[name] = held
+            self._held[held.id] = held
         return held
 
     def unload(self, name: str) -> None:

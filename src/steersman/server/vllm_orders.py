@@ -82,6 +82,8 @@ def order_of(
             "E_BEAM_SEARCH",
             "vLLM's beam search drops what steering needs to know. Leave use_beam_search out.",
         )
+    if not isinstance(given.get("n"), (int, type(None))):  # vLLM would read "2" as 2
+        raise RefusedError("E_STEERING", "n is not a whole number.")
     trace = uuid.uuid4().hex
     said = {
         **{"policy": asked.policy, "strength": asked.strength},

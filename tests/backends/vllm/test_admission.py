@@ -21,6 +21,8 @@ from steersman.synthesizers.net import SteeringNet
 from steersman.synthesizers.static import StaticVector
 
 WIDTH = 192
+KIND = SimpleNamespace(model=str(bundled_path()), is_hybrid=False, is_attention_free=False)
+CONFIG = SimpleNamespace(model_config=KIND)
 
 
 def static(scope=Scope.LAST_AND_GENERATED):
@@ -61,7 +63,7 @@ def folder(tmp_path, spec):
 
 @pytest.fixture
 def admission(folder):
-    return Admission(Settings(str(folder)), model=str(bundled_path()))
+    return Admission(Settings(str(folder)), CONFIG)
 
 
 def order(admission, prompt, **asked):
@@ -110,17 +112,17 @@ def test_a_scope_that_cannot_be_right_is_refused(admission):
 
 
 def test_a_default_policy_steers_those_that_name_none(folder):
-    made = Admission(Settings(str(folder), default_policy="static"), model=str(bundled_path()))
+    made = Admission(Settings(str(folder), default_policy="static"), CONFIG)
     assert made.asked(None) == (Steering("static"), "")
     with pytest.raises(RefusedError, match="E_UNKNOWN_POLICY"):
-        Admission(Settings(str(folder), default_policy="statik"), model=str(bundled_path()))
+        Admission(Settings(str(folder), default_policy="statik"), CONFIG)
 
 
 def test_a_folder_with_a_policy_that_cannot_be_served_stops_the_start(folder, spec):
     wrong = replace(reading(Read(Site(3))), scope=Scope.ALL)
     save_artifact(Artifact(Policy(steerers={"s": wrong}), spec), folder / "wrong")
     with pytest.raises(RefusedError, match="E_SCOPE_NEEDS_PROBE"):
-        Admission(Settings(str(folder)), model=str(bundled_path()))
+        Admission(Settings(str(folder)), CONFIG)
 
 
 def core_request(**changed):
@@ -168,6 +170,7 @@ def engine(**changed):
     }
     flat = {
         "runner_type": "generate",
+        "enable_sleep_mode": False,
         "is_encoder_decoder": False,
         "kv_sharing_fast_prefill": False,
         "speculative_config": None,
@@ -195,6 +198,7 @@ def engine(**changed):
         ({"use_ubatching": True}, "E_MICROBATCH"),
         ({"kv_sharing_fast_prefill": True}, "E_FAST_PREFILL"),
         ({"runner_type": "pooling"}, "E_NOT_GENERATIVE"),
+        ({"enable_sleep_mode": True}, "E_SLEEP"),
         ({"is_encoder_decoder": True}, "E_ENCODER_DECODER"),
     ],
 )
@@ -214,6 +218,13 @@ def test_every_reason_can_be_found():
         use_ubatching=True,
         kv_sharing_fast_prefill=True,
         runner_type="pooling",
+        enable_sleep_mode=True,
         is_encoder_decoder=True,
     )
     assert set(found(everything)) == set(REASONS)
+
+
+def test_a_recurrent_model_is_not_run_twice(folder):
+    kind = SimpleNamespace(**{**vars(KIND), "is_hybrid": True})
+    with pytest.raises(RefusedError, match="E_RECURRENT"):
+        Admission(Settings(str(folder)), SimpleNamespace(model_config=kind))

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from steersman.operators.add import Add
 from steersman.operators.rotate import Rotate
 from steersman.synthesizers.linear_field import LinearField
 from steersman.synthesizers.net import SteeringNet
+from steersman.synthesizers.random_direction import RandomDirection
 from steersman.synthesizers.static import StaticVector
 
 _spec = importlib.util.spec_from_file_location(
@@ -315,3 +317,56 @@ def test_a_course_tells_what_leaves_marks_in_the_cache():
 def test_a_prompt_that_is_too_short_to_be_read_is_refused():
     with pytest.raises(RefusedError, match="E_SHORT_PROMPT"):
         course(POLICIES["early token"], num_prompt=2, suffix=0)
+
+
+def test_a_recorded_tap_bounds_what_it_writes():
+    capped = Policy(steerers={"s": static(Site(1), 1)}, max_relative_norm=0.1)
+    engine = toy.Engine({"static": capped})
+    board, residual = engine.board, torch.zeros(1, WIDTH)
+    board.fixed = True
+
+    def tap(hidden):
+        board.recorded(Site(1), hidden, residual)
+        return hidden
+
+    recorded = make_fx(tap)(torch.ones(1, WIDTH))
+    asked = request(0, "static", 5.0)
+    engine.run([(asked, 6)])
+    board.begin(["r0"], np.array([6]), np.array([1]), lambda name: (None, []))
+    hidden = _draw(1, WIDTH, seed=1)
+    change = (recorded(hidden.clone()) - hidden).norm() / hidden.norm()
+    assert float(change) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_graphs_that_were_recorded_take_no_new_operator():
+    engine = toy.Engine({"static": POLICIES["static"]})
+    engine.board.fixed = True
+    engine.run([(request(0, "static", 1.0), 6)])
+    engine.board.remove("r0")  # nobody is under way
+    engine.board.load("same", POLICIES["static"])
+    for name in ("turned", "several"):
+        with pytest.raises(RefusedError, match="E_NEEDS_RESTART"):
+            engine.board.load(name, POLICIES[name])
+
+
+@pytest.mark.parametrize("name", ["below", "above", "gated", "several"])
+def test_random_directions_in_place_of_vectors_can_be_served(name):
+    turned = {
+        part: replace(s, synthesizer=RandomDirection(inner=s.synthesizer, seed=1))
+        for part, s in POLICIES[name].steerers.items()
+    }
+    engine = toy.Engine({name: replace(POLICIES[name], steerers=turned)})
+    asked = request(0, name, 1.0)
+    engine.run([(asked, 6)])
+    engine.run([(asked, 1)])
+    assert "error" not in engine.board.trace("t0")[0]
+
+
+def test_a_name_that_many_requests_have_does_not_keep_them_all():
+    engine = toy.Engine(POLICIES)
+    for i in range(300):
+        asked = request(i, "static", 0.0)
+        asked.order = order("static", 0.0, trace="same")
+        engine.run([(asked, 1)])
+        engine.finish(asked)
+    assert len(engine.board.trace("same")) < 300

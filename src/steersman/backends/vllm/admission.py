@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steersman.backends.vllm.features import refuse_policy
 from steersman.backends.vllm.plan import check, course
 from steersman.backends.vllm.wire import KEY, Order, Settings, asked_of, read_asked
 from steersman.core.serving import RefusedError, Steering
@@ -17,19 +18,19 @@ class Admission:
     """Checks requests against the policies that are served.
 
     Args:
-        model: path or id of the model, for its chat template.
+        config: vLLM's, of an engine that `refuse_engine` let through.
 
     Raises:
         ArtifactError: the folder of policies, or one in it, cannot be read.
         RefusedError: a policy cannot be served by vLLM.
     """
 
-    def __init__(self, settings: Settings, *, model: str) -> None:
-        self.shelf = Shelf(settings.policies, accept=lambda made: check(made.policy)).open()
+    def __init__(self, settings: Settings, config: Any) -> None:
+        self._config = config
+        self.shelf = Shelf(settings.policies, accept=lambda made: self._accept(made.policy)).open()
         self.default = settings.default_policy
         if self.default is not None:
             self.shelf[self.default]
-        self._model = model
         self._suffix: tuple[int, ...] | None = None
         self._scoped: dict[tuple[str, str | None], Policy] = {}
 
@@ -56,9 +57,13 @@ class Admission:
         key = (held.digest, steering.scope)
         if key not in self._scoped:
             policy = steering.scoped(held.artifact.policy)
-            check(policy)
+            self._accept(policy)
             self._scoped[key] = policy
         return self._scoped[key]
+
+    def _accept(self, policy: Policy) -> None:
+        check(policy)
+        refuse_policy(self._config, policy)
 
     def order(self, steering: Steering, trace: str, *, prompt: Sequence[int]) -> Order:
         """The order of a request with this prompt.
@@ -88,7 +93,7 @@ class Admission:
         if all(read.generation_prompt for read in policy.reads):
             return 0
         if self._suffix is None:
-            self._suffix = Chat(processor_of(self._model)).suffix_ids() or ()
+            self._suffix = Chat(processor_of(self._config.model_config.model)).suffix_ids() or ()
         num = len(self._suffix)
         if num and tuple(prompt[-num:]) == self._suffix:
             return num

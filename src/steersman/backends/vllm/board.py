@@ -5,7 +5,7 @@ The runner tells before each pass which tokens are whose (`begin`) and runs the 
 long as their requests, through preemption.
 """
 
-from collections import OrderedDict
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from steersman.backends.vllm.passes import Pass, Writing, pass_over
 from steersman.backends.vllm.plan import course
-from steersman.backends.vllm.rows import Entry, Piece, Row, no_images, on_device
+from steersman.backends.vllm.rows import Entry, Kept, Piece, Row, no_images, on_device
 from steersman.backends.vllm.tables import FAR, Place, View
 from steersman.backends.vllm.wire import Order
 from steersman.core.errors import SteersmanError
-from steersman.core.requests import SteererTrace
 from steersman.core.serving import RefusedError, told
 from steersman.core.steerer import Policy
 from steersman.core.tree import Plain
@@ -28,7 +27,7 @@ from steersman.core.types import Site, Tokens
 T = TypeVar("T")
 Asked = Callable[[str], tuple[Order | None, Sequence[int]]]
 """From a request's id to its order and the ids of its prompt."""
-KEPT = 4096  # traces of requests that are over
+LOG = logging.getLogger("steersman.vllm")
 
 
 class Board:
@@ -66,7 +65,7 @@ class Board:
         self._entries: dict[str, Entry] = {}
         self._free = list(range(num_rows - 1, -1, -1))
         self._known: set[str] = set()
-        self._over: OrderedDict[str, list[dict[str, Plain]]] = OrderedDict()
+        self._over = Kept()
         self._pass: Pass | None = None
         self._phase: str = ""  # "", "early" or "write"
         self.begun = False
@@ -90,23 +89,28 @@ class Board:
                 'it with the policy in its folder, or with these under "sites".',
             )
         entry = Entry.of(policy.to(self.like.device), num_rows=self.num_rows, like=self.like)
+        late, cap = self.fixed and self._recorded, policy.max_relative_norm
         for site, names in entry.rounds.items():
+            place = self.places[site]
             for k, name in enumerate(names):
                 operator = entry.policy.steerers[name].operator
-                if self.fixed and self._known and not self.places[site].has(k, operator):
+                if late and not (
+                    place.has(k, operator) and (cap is None or place.caps is not None)
+                ):
                     raise RefusedError(
                         "E_NEEDS_RESTART",
-                        f"Graphs were recorded without the operator of {name!r} at {site}. Restart "
-                        "the server with the policy in its folder.",
+                        f"Graphs were recorded without the operator of {name!r} at {site}, or "
+                        "without a norm cap. Restart the server with the policy in its folder.",
                     )
-                self.places[site].group(k, operator)
+                place.group(k, operator)
+            place.bound(self.num_rows, cap)
         self._entries[digest] = entry
 
     def begin(
         self, requests: Sequence[str], starts: np.ndarray, nums: np.ndarray, asked: Asked
     ) -> None:
         """Prepares for a pass over pieces of these requests, side by side in this order."""
-        self.begun = True
+        self.begun = self._recorded = True
         for name in set(requests) - self._known:
             self._known.add(name)
             self._admit(name, *asked(name))
@@ -180,6 +184,7 @@ class Board:
 
     def recorded(self, site: Site, hidden: Tensor, residual: Tensor | None) -> None:
         """What a graph records: all groups, over all tokens of the buffers."""
+        self._recorded = True
         num = len(hidden)
         place = self.places[site]
         view = View(self._request[:num], self._offset[:num], self._modality[:num])
@@ -209,8 +214,10 @@ class Board:
             return
         self._settle()
         del self.rows[request]
-        if row.order.trace and not row.told:
-            self._keep(row.order.trace, self._told(row))
+        if not row.order.trace:
+            self._warn(row)
+        elif not row.told:
+            self._over.keep(row.order.trace, self._told(row))
         for place, name, k in self._held(row):
             place.group(k, row.entry.policy.steerers[name].operator).free(row.index)
         self._free.append(row.index)
@@ -224,12 +231,14 @@ class Board:
         live = [row for row in self.rows.values() if row.order.trace == name]
         for row in live:
             row.told = True
-        return [*self._over.pop(name, ()), *(self._told(row) for row in live)]
+        return [*self._over.take(name), *(self._told(row) for row in live)]
 
-    def traces(self, request: str) -> Mapping[str, SteererTrace]:
-        """What was done so far to a request that is under way."""
-        self._settle()
-        return self.rows[request].trace(self.places)
+    def _warn(self, row: Row) -> None:
+        """Says it where nobody asks. On a GPU this would be to wait, for every request."""
+        if self.like.device.type != "cpu":
+            return
+        if "error" in (made := self._told(row)):
+            LOG.error("request %s was not steered: %s", row.request, made["error"])
 
     def _told(self, row: Row) -> dict[str, Plain]:
         try:
@@ -238,22 +247,18 @@ class Board:
             made = {"error": {"code": "not_steered", "message": str(error)}}
         return {**made, "request": row.request}
 
-    def _keep(self, name: str, what: dict[str, Plain]) -> None:
-        self._over.setdefault(name, []).append(what)
-        while len(self._over) > KEPT:
-            self._over.popitem(last=False)
-
     def _admit(self, request: str, order: Order | None, prompt: Sequence[int]) -> None:
         if order is None or order.strength == 0:
             if order is not None and order.trace:
-                self._keep(order.trace, {**told(order.steering, {}), "request": request})
+                self._over.keep(order.trace, {**told(order.steering, {}), "request": request})
             return
         entry = self._entries.get(order.digest)
         if entry is None:
             message = f"{order.policy!r} was replaced before the request ran. Ask again."
+            LOG.error("request %s was not steered: %s", request, message)
             if order.trace:
                 error = {"code": "E_UNLOADED", "message": message}
-                self._keep(order.trace, {"error": error, "request": request})
+                self._over.keep(order.trace, {"error": error, "request": request})
             return
         policy = order.steering.scoped(entry.policy)
         images = no_images()
@@ -303,12 +308,7 @@ class Board:
         num, old = 2 * self.num_rows, self.num_rows
         order = torch.tensor([*range(old), *[old] * (num - old), old], device=self.like.device)
         for place in self.places.values():
-            place.num_rows = num
-            place.counts = [counts[:, order] for counts in place.counts]
-            place.caps = None if place.caps is None else place.caps[order]
-            for group in (g for members in place.rounds for g in members):
-                group.vectors = group.vectors[order]
-                group.table, group.scope = group.table[order], group.scope[order]
+            place.grow(num, order)
         for entry in self._entries.values():
             entry.state = {n: entry.take(n, order) for n in entry.state}
         self._free += range(num - 1, old - 1, -1)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from steersman.core.serving import RefusedError
+from steersman.core.steerer import Policy
 
 REASONS = {
     "E_PIPELINE_PARALLEL": "a gate that is read on one stage cannot open what another writes. Use "
@@ -17,6 +18,8 @@ REASONS = {
     "--enable-dbo out",
     "E_FAST_PREFILL": "later blocks run fewer tokens than earlier ones. Leave "
     "--kv-sharing-fast-prefill out",
+    "E_SLEEP": "policies lie beside the weights, and waking up would not bring them back. Leave "
+    "--enable-sleep-mode out",
     "E_NOT_GENERATIVE": "only models that generate text are steered",
     "E_ENCODER_DECODER": "its prompt and its answer run through different blocks",
 }
@@ -34,6 +37,7 @@ def found(config: Any) -> list[str]:
         "E_KV_TRANSFER": config.kv_transfer_config is not None,
         "E_MICROBATCH": parallel.use_ubatching,
         "E_FAST_PREFILL": config.cache_config.kv_sharing_fast_prefill,
+        "E_SLEEP": bool(model.enable_sleep_mode),
         "E_NOT_GENERATIVE": model.runner_type != "generate",
         "E_ENCODER_DECODER": model.is_encoder_decoder,
     }
@@ -48,3 +52,20 @@ def refuse_engine(config: Any) -> None:
     """
     for code in found(config):
         raise RefusedError(code, f"Steering and this engine do not go together: {REASONS[code]}.")
+
+
+def refuse_policy(config: Any, policy: Policy) -> None:
+    """Refuses a policy that this model could not be steered rightly with.
+
+    Raises:
+        RefusedError: its vector must be known before it is written, and the model keeps a state
+            that a second pass would move on, its neighbours' too.
+    """
+    model = config.model_config
+    if policy.probed(0) and (model.is_hybrid or model.is_attention_free):
+        raise RefusedError(
+            "E_RECURRENT",
+            "This policy reads above where it writes, so that a pass runs twice, and this model "
+            "has recurrent layers, which a second pass would move on. Read at or below the layer "
+            "that is written, or use `steersman serve` without vLLM.",
+        )

@@ -1,6 +1,7 @@
 """Taps: where the sites of a policy lie in the modules that vLLM makes of a model."""
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ Act = Callable[[Tensor, Tensor | None], None]
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
+BOTH = re.compile(r"norm\w*\(\s*hidden_states\s*,\s*residual\s*,?\s*\)")
+"""A norm that adds the residual first: how vLLM fuses the sum of a block's halves."""
 HEADS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "proj")
 
 
@@ -45,19 +48,38 @@ class Decoder:
             f"{type(module).__name__} has {has}, and exactly one of {', '.join(names)} is needed",
         )
 
+    def _check_halves(self, site: Site, block: nn.Module) -> None:
+        """That two tensors that a block hands on are summed: where a norm takes both, they are, and
+        else either may be the stream."""
+        if "residual" not in inspect.signature(block.forward).parameters:
+            return
+        source = inspect.getsource(type(block).forward)
+        if not BOTH.search(source):
+            raise self._absent(
+                site,
+                f"{type(block).__name__} hands on two tensors, and it cannot be told that the "
+                "stream is their sum",
+            )
+
     def _absent(self, site: Site, why: str) -> RefusedError:
         return RefusedError(
             "E_POINT",
-            f"{site} is not to be had in {self.name} as vLLM runs it: {why}. Use resid_post.",
+            f"{site} is not to be had in {self.name} as vLLM runs it: {why}. Use another point, or "
+            "`steersman serve` without vLLM.",
         )
 
-    def attach(self, site: Site, act: Act) -> None:
+    def attach(self, site: Site, act: Act, *, ranks: int = 1) -> None:
         """Calls `act` with the stream at a site, each time that it is computed.
 
+        Args:
+            ranks: of tensor parallelism.
+
         Raises:
-            RefusedError: the model has no such site.
+            RefusedError: the model has no such site, or it cannot be told what is there.
         """
         block = self.layers[site.layer]
+        if site.point in ("resid_pre", "resid_post"):
+            self._check_halves(site, block)
         if site.point == "resid_post":
             block.register_forward_hook(lambda _, __, output: _after(output, act))
         elif site.point == "resid_pre":
@@ -73,12 +95,18 @@ class Decoder:
         else:
             names = ATTENTION if site.point == "attn_out" else MLP
             module = self._child(block, names, site)
+            if ranks > 1 and any(_is_partial(part) for part in module.modules()):
+                raise self._absent(
+                    site, "with tensor parallelism each rank has a share of it, summed up later"
+                )
             module.register_forward_hook(lambda _, __, output: _after(output, act))
 
 
 def _after(output: Any, act: Act) -> None:
     if isinstance(output, Tensor):
         return act(output, None)
+    if not isinstance(output, tuple) or not isinstance(output[0], Tensor):
+        raise RefusedError("E_POINT", f"A block hands on {type(output).__name__}, not its states.")
     hidden, *rest = output
     residual = rest[0] if rest and isinstance(rest[0], Tensor) else None
     if residual is not None and residual.shape != hidden.shape:
@@ -94,6 +122,10 @@ def _before(
 ) -> None:
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     act(given["hidden_states"], given.get("residual"))
+
+
+def _is_partial(module: nn.Module) -> bool:
+    return getattr(module, "reduce_results", True) is False
 
 
 def find_decoder(model: nn.Module, num_layers: int) -> Decoder:

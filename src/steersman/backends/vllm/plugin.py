@@ -76,7 +76,7 @@ def _admitting(init: Callable[..., None], self: Any, vllm_config: Any, *a: Any, 
     self._steersman = None
     if settings is not None:
         refuse_engine(vllm_config)
-        self._steersman = Admission(settings, model=vllm_config.model_config.model)
+        self._steersman = Admission(settings, vllm_config)
 
 
 def _guarded(process: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """Rows: which policies a worker holds, and what it remembers of each request that is steered."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -15,7 +16,10 @@ from steersman.backends.vllm.wire import Order
 from steersman.core.part import map_tensors
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy, SteererState
+from steersman.core.tree import Plain
 from steersman.core.types import Scope, Site
+
+MOST_NAMES, MOST_ALIKE = 4096, 128
 
 
 class Piece(NamedTuple):
@@ -44,7 +48,10 @@ class Entry:
     @classmethod
     def of(cls, policy: Policy, *, num_rows: int, like: Tensor) -> "Entry":
         """The entry of a policy that is on the device of `like`, a tensor `(0, d)`."""
-        state = policy.init(num_rows + 1, like)
+        state = map_tensors(
+            policy.init(num_rows + 1, like),
+            lambda leaf: leaf.clone(memory_format=torch.contiguous_format),
+        )
         rounds: dict[Site, tuple[str, ...]] = {}
         singles: set[str] = set()
         for name, steerer in policy.steerers.items():
@@ -153,6 +160,25 @@ class Row:
         gate = float(place.group(k, steerer.operator).table[self.index, 0])
         num = self.scope.get((name, place.site), 0)
         return gate * num, gate * num * self.order.strength * steerer.strength
+
+
+class Kept:
+    """What was done to requests that are over, until somebody asks; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._told: OrderedDict[str, list[dict[str, Plain]]] = OrderedDict()
+
+    def keep(self, name: str, what: dict[str, Plain]) -> None:
+        """Adds what was done to a request of that name."""
+        alike = self._told.setdefault(name, [])
+        if len(alike) < MOST_ALIKE:
+            alike.append(what)
+        while len(self._told) > MOST_NAMES:
+            self._told.popitem(last=False)
+
+    def take(self, name: str) -> list[dict[str, Plain]]:
+        """All that was kept under a name, once."""
+        return self._told.pop(name, [])
 
 
 def no_images() -> np.ndarray:

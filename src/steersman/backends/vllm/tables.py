@@ -195,6 +195,15 @@ class Place:
             self.rounds.append([])
             self.counts.append(torch.zeros(4, self.num_rows + 1, device=self.device))
 
+    def grow(self, num_rows: int, order: Int[Tensor, " r"]) -> None:
+        """Row i goes on as `order[i]`, of more rows than before."""
+        self.num_rows = num_rows
+        self.counts = [counts[:, order] for counts in self.counts]
+        self.caps = None if self.caps is None else self.caps[order]
+        for group in (group for members in self.rounds for group in members):
+            group.vectors = group.vectors[order]
+            group.table, group.scope = group.table[order], group.scope[order]
+
     def bound(self, row: int, cap: float | None) -> None:
         """Caps what is done to a row's tokens; None lifts it."""
         if self.caps is None and cap is not None:

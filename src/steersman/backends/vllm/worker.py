@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from steersman.backends.vllm import op, runner_v1, runner_v2
 from steersman.backends.vllm.board import Board
-from steersman.backends.vllm.features import REASONS, refuse_engine
+from steersman.backends.vllm.features import REASONS, refuse_engine, refuse_policy
 from steersman.backends.vllm.layers import Decoder, find_decoder
 from steersman.backends.vllm.plan import check
 from steersman.backends.vllm.wire import KEY, Settings
@@ -46,7 +48,9 @@ class Served:
         """
         refuse_engine(config)
         spec = spec_of(config.model_config.model, weights=settings.check_weights)
-        shelf = Shelf(settings.policies, accept=lambda made: _accept(made, spec, settings)).open()
+        shelf = Shelf(
+            settings.policies, accept=lambda made: _accept(made, spec, settings, config)
+        ).open()
         sites = {_site(text) for text in settings.sites}
         for name in shelf.ids:
             policy = shelf[name].artifact.policy
@@ -56,9 +60,8 @@ class Served:
         if any(s.point == "attn_heads" for s in ordered):
             _refuse_shards(config)
         # Cached graphs are found by this, and a graph without these taps would be a wrong one.
-        own = dict(config.additional_config[KEY])
-        own["taps"] = [str(site) for site in ordered]
-        config.additional_config = {**config.additional_config, KEY: own}
+        taps = [str(site) for site in ordered]
+        config.additional_config = {**config.additional_config, f"{KEY}_taps": taps}
         ops = config.compilation_config.splitting_ops
         if ops and op.SPLIT not in ops:
             config.compilation_config.splitting_ops = [*ops, op.SPLIT]
@@ -81,7 +84,7 @@ class Served:
     def _load(self, name: str) -> Plain:
         held = self.shelf.read(name)
         self.board.load(held.digest, held.artifact.policy)
-        self.shelf.load(name)
+        self.shelf.hold(held)
         return {"id": name, "digest": held.digest}
 
     def _unload(self, name: str) -> Plain:
@@ -117,7 +120,7 @@ def serve(runner: Any, served: Served) -> Served:
     Raises:
         RefusedError: the model has no such sites.
     """
-    config, model = runner.vllm_config, runner.model
+    config, model = runner.vllm_config, runner.get_model()
     text = config.model_config.hf_text_config
     decoder = find_decoder(model, served.spec.num_layers)
     dtype = config.model_config.dtype
@@ -131,6 +134,12 @@ def serve(runner: Any, served: Served) -> Served:
         fixed=runner.device.type == "cuda",
         image_token=image_token_of(config.model_config.model),
     )
+    if served.board.fixed and scheduler.policy == "priority":
+        raise RefusedError(
+            "E_PRIORITY",
+            "Requests that are preempted keep their rows, of which recorded graphs have a fixed "
+            "number, and by priority any number can be. Leave --scheduling-policy priority out.",
+        )
     if served.settings.record:
         served.board.edits = []
     for name in served.shelf.ids:
@@ -139,18 +148,24 @@ def serve(runner: Any, served: Served) -> Served:
     for site in served.sites:
         if site.point != "head_in":
             tap = op.add_tap(served.board, site)
-            decoder.attach(site, lambda hidden, residual, tap=tap: op.call(hidden, residual, tap))
+            act = partial(_call, tap=tap)
+            decoder.attach(site, act, ranks=config.parallel_config.tensor_parallel_size)
     seam = runner_v1 if hasattr(runner, "_model_forward") else runner_v2
     seam.join(runner, served.board)
     return served
+
+
+def _call(hidden: Tensor, residual: Tensor | None, *, tap: int) -> None:
+    op.call(hidden, residual, tap)
 
 
 def _width(decoder: Decoder, site: Site, d_model: int) -> int:
     return d_model if site.point == "head_in" else decoder.width(site, d_model)
 
 
-def _accept(artifact: Artifact, spec: ModelSpec, settings: Settings) -> None:
+def _accept(artifact: Artifact, spec: ModelSpec, settings: Settings, config: Any) -> None:
     check(artifact.policy)
+    refuse_policy(config, artifact.policy)
     fitted = artifact.model
     known: Mapping[str, str] = {
         name: value for name, value in fitted.fingerprint.items() if name in spec.fingerprint
