@@ -112,3 +112,10 @@ def test_plugins_that_nobody_named_stay_and_no_routes_come_along(monkeypatch, tm
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     names = started(monkeypatch, tmp_path)[2]["VLLM_PLUGINS"].split(",")
     assert {"ascend", "lora", "steersman"} <= set(names) and "web" not in names
+
+
+def test_images_are_fetched_from_nowhere_unless_somebody_says_where(tmp_path):
+    argv = command("m", tmp_path).argv
+    assert argv[argv.index("--allowed-media-domains") + 1] == "none.invalid"
+    argv = command("m", tmp_path, extra=["--allowed-media-domains", "a.example"]).argv
+    assert argv.count("--allowed-media-domains") == 1

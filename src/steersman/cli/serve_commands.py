@@ -18,7 +18,7 @@ def serve(
     ],
     model: ModelOption = "bundled",
     engine: Annotated[
-        str, typer.Option(help="embedded (this process), or vllm (pip install steersman[vllm]).")
+        str, typer.Option(help="embedded (this process), or vllm (docs/serve-vllm.md).")
     ] = "embedded",
     host: Annotated[str, typer.Option(help="0.0.0.0 is all networks.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,

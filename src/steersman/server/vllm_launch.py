@@ -19,6 +19,8 @@ PLUGINS = "VLLM_PLUGINS"
 ROUTES = "vllm.endpoint_plugins"
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 CONFIG = "--additional-config"
+IMAGES_FROM, NOWHERE = "--allowed-media-domains", "none.invalid"
+"""vLLM fetches images from everywhere unless it is told from where."""
 
 
 class Command(NamedTuple):
@@ -91,9 +93,12 @@ def command(
     names = ["--served-model-name", BUNDLED] if model == BUNDLED else []
     if any(a.partition("=")[0] == "--served-model-name" for a in extra):
         names = []
+    named = any(a.partition("=")[0] == IMAGES_FROM for a in extra)
     argv = [
         *(*_program(source), "--host", host, "--port", str(port)),
-        *(*names, CONFIG, json.dumps(config), *extra),
+        *(*names, CONFIG, json.dumps(config)),
+        *(() if named else (IMAGES_FROM, NOWHERE)),
+        *extra,
     ]
     return Command(argv, {PLUGINS: ",".join(dict.fromkeys([*plugins, KEY]))})
 
