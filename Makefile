@@ -27,7 +27,7 @@ VENV_VLLM ?= .venv-vllm
 VLLM := $(VENV_VLLM)/bin
 # Its compiled modules were made for other builds of torch; no text model and no image needs them.
 NOT_WANTED := torchvision torchaudio torchcodec
-# One process starts engines, one after the other; the second asks servers over HTTP.
+# Two processes, each with its own engine or server: tests of one group share one.
 PYTEST_VLLM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/pytest tests/on_vllm -n 2 \
     --dist loadgroup --durations=25
 

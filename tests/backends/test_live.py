@@ -9,13 +9,19 @@ from functools import cache
 import pytest
 import torch
 from PIL import Image
-from transformers import TopPLogitsWarper
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TopPLogitsWarper,
+)
 
 import oracle
 import tiny
 from architectures.text import TEXT
 from steersman.backends.hf import HFModel, load
-from steersman.backends.live import generate_live, groups, nucleus
+from steersman.backends.live import check_live, generate_live, groups, nucleus
 from steersman.core.errors import ModelError, NotSteeredError, RecipeError
 from steersman.core.requests import SHADOW, Request
 from steersman.core.steerer import Policy, Steerer
@@ -366,8 +372,12 @@ def test_what_the_model_itself_leaves_out_of_a_draw_is_left_out():
 )
 def test_settings_that_do_not_go_token_by_token_are_refused(changed, what):
     model = oracle.MODELS["llama"]()
-    with set_to(model, **changed), pytest.raises(ModelError, match=what):
-        live(model, [Request(oracle.PROMPTS[0], max_new_tokens=2)])
+    with set_to(model, **changed):
+        with pytest.raises(ModelError, match=what):
+            live(model, [Request(oracle.PROMPTS[0], max_new_tokens=2)])
+        with pytest.raises(ModelError, match=what):
+            check_live(model)
+    check_live(model)
     with set_to(model, do_sample=True):
         made = alone(model, Request(oracle.PROMPTS[0], max_new_tokens=3))
     assert made.token_ids == alone(model, Request(oracle.PROMPTS[0], max_new_tokens=3)).token_ids
@@ -392,6 +402,97 @@ def test_requests_are_grouped_by_what_one_batch_can_hold(monkeypatch):
         live(model, requests)
     monkeypatch.setattr(model, "batch_size", 2)
     assert groups(model, [requests[0]] * 5) == [[0, 1], [2, 3], [4]]
+
+
+def in_groups(model, requests) -> list:
+    """The answers, each group run as one batch."""
+    made = [None] * len(requests)
+    for part in groups(model, requests):
+        for i, one in zip(part, live(model, [requests[i] for i in part])[0], strict=True):
+            made[i] = one
+    return made
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"repetition_penalty": 3.0},
+        {"encoder_repetition_penalty": 3.0},
+        {"no_repeat_ngram_size": 1},
+        {"encoder_no_repeat_ngram_size": 1},
+        {"min_length": 12},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_where_settings_look_at_tokens_prompts_of_other_lengths_run_apart(changed):
+    model = oracle.MODELS["llama"]()
+    prompts = [*oracle.PROMPTS, oracle.PROMPTS[0]]
+    requests = [Request(p, oracle.policy(), max_new_tokens=6) for p in prompts]
+    assert groups(model, requests) == [[0, 1, 2, 3]]
+    with set_to(model, **changed):
+        assert groups(model, requests) == [[0, 2, 3], [1]]
+        for request, one in zip(requests, in_groups(model, requests), strict=True):
+            assert_same(one, alone(model, request))
+        with pytest.raises(RecipeError, match="cannot run in one batch"):
+            live(model, requests)
+
+
+def test_where_answers_are_made_to_end_at_their_length_other_lengths_run_apart():
+    model = oracle.MODELS["llama"]()
+    requests = [Request(p, max_new_tokens=n) for p in oracle.PROMPTS for n in (3, 5)]
+    with set_to(model, forced_eos_token_id=9):
+        assert groups(model, requests) == [[0, 2, 4], [1, 3, 5]]
+        made = in_groups(model, requests)
+        assert [one.token_ids[-1] for one in made] == [9] * 6
+        for request, one in zip(requests, made, strict=True):
+            assert_same(one, alone(model, request))
+
+
+def turned_by_length(kind: str) -> HFModel:
+    """A model whose angles change for a whole pass behind 32 tokens."""
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 8.0}
+    sizes = dict(tiny.TEXT)
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 4.0, 5.0]}
+        rope |= {"original_max_position_embeddings": 32}
+    else:
+        sizes["max_position_embeddings"] = 32
+    config = LlamaConfig(vocab_size=len(tiny.tokenizer()), rope_parameters=rope, **sizes)
+    torch.manual_seed(0)
+    model = HFModel(LlamaForCausalLM(config).eval(), tiny.tokenizer())
+    model.model.generation_config.eos_token_id = None
+    return model
+
+
+def counted() -> HFModel:
+    """A model with a table of 32 positions."""
+    config = GPT2Config(
+        vocab_size=len(tiny.tokenizer()), n_embd=tiny.WIDTH, n_layer=2, n_head=4, n_positions=32
+    )
+    torch.manual_seed(0)
+    model = HFModel(GPT2LMHeadModel(config).eval(), tiny.tokenizer())
+    model.model.generation_config.eos_token_id = None
+    return model
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "table"])
+def test_nobody_is_carried_past_the_end_of_the_positions_by_a_neighbour(kind):
+    model = counted() if kind == "table" else turned_by_length(kind)
+    long, short = Prompt("how do i make the cup ? " * 2), Prompt("a b")
+    tokens = [alone(model, Request(p, max_new_tokens=1)).num_prompt_tokens for p in (long, short)]
+    assert tokens[0] > tokens[1] + 5
+    requests = [
+        Request(long, max_new_tokens=3),
+        Request(short, max_new_tokens=32 - tokens[1]),
+        Request(short, max_new_tokens=2),
+        Request(long, max_new_tokens=32 - tokens[0]),
+    ]
+    assert groups(model, requests) == [[0, 2, 3], [1]]
+    for request, one in zip(requests, in_groups(model, requests), strict=True):
+        assert_same(one, alone(model, request))
+    if kind != "table":
+        beyond = [requests[0], replace(requests[3], max_new_tokens=40), requests[2]]
+        assert groups(model, beyond) == [[0, 2], [1]]
 
 
 def test_a_model_that_padding_disturbs_answers_one_by_one():

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steersman.backends.walk import Plan
 from steersman.core.requests import SteererTrace
 from steersman.core.serving import RefusedError, Steering, read_steering, told
 from steersman.core.steerer import Policy, Steerer
@@ -34,6 +35,8 @@ def test_defaults_are_those_of_the_policy():
         ({"policy": "l2s", "strength": True}, "E_STRENGTH", "number"),
         ({"policy": "l2s", "strength": math.nan}, "E_STRENGTH", "nan"),
         ({"policy": "l2s", "strength": 10**400}, "E_STRENGTH", "number between"),
+        ({"policy": "l2s", "strength": 1e-40}, "E_STRENGTH", "too small"),
+        ({"policy": "l2s", "strength": -1e-300}, "E_STRENGTH", "too small"),
         ({"policy": "l2s", "scope": "al"}, "E_SCOPE", "Did you mean 'all'"),
         ({"policy": "l2s", "shadow": 1}, "E_STEERING", "true or false"),
     ],
@@ -74,6 +77,13 @@ def test_a_scope_replaces_the_policys_own_but_keeps_its_spans():
     assert Steering("l2s").scoped(policy) is policy
     scope = Steering("l2s", scope="generated").scoped(policy).steerers["s"].scope
     assert (scope.start, scope.stop, scope.outside) == (0, None, (span,))
+
+
+@pytest.mark.parametrize("size", [0.0, -0.0, 1.2e-38, 1e6])
+def test_what_is_read_as_a_strength_can_be_run(size):
+    for strength in (size, -size):
+        asked = read_steering({"policy": "l2s", "strength": strength}, KNOWN)
+        assert asked is not None and Plan(None, asked.strength, {}).strength == strength
 
 
 def test_an_answer_tells_the_widest_gate_and_every_steerer():

@@ -46,7 +46,7 @@ def test_one_artifact_is_a_shelf_of_its_own(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside", "..", ".", "", "/etc", "one/../two", "one\0", "ONE/", "a" * 300, None]
+    "name", ["../outside", "..", ".", "", "/etc", "one/../two", "one\0", "ONE/", "a" * 300]
 )
 def test_nothing_outside_of_the_folder_can_be_named(folder, name):
     with pytest.raises(RefusedError, match="E_UNKNOWN_POLICY"):
@@ -95,3 +95,30 @@ def test_what_cannot_be_served_is_refused_by_whoever_serves(folder):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ArtifactError, match="nowhere"):
         Shelf(tmp_path / "nowhere")
+
+
+def test_a_folder_without_policies_is_refused_with_what_was_looked_for(tmp_path):
+    (tmp_path / "deep" / "one").mkdir(parents=True)
+    save_artifact(artifact(), tmp_path / "deep" / "one")
+    shelf = Shelf(tmp_path)
+    with pytest.raises(ArtifactError, match=r"neither steersman.json nor \*/steersman.json"):
+        shelf.open()
+
+
+@pytest.mark.parametrize("name", ["my policy", "_one", "a" * 101])
+def test_a_folder_whose_name_cannot_be_an_id_is_named_and_not_left_out(folder, name):
+    save_artifact(artifact(), folder / name)
+    with pytest.raises(ArtifactError, match=rf"cannot be ids: '{name}'.*Rename"):
+        Shelf(folder).open()
+    with pytest.raises(ArtifactError, match="cannot be ids"):
+        Shelf(folder / name).open()
+
+
+def test_hidden_folders_are_left_out(folder):
+    save_artifact(artifact(), folder / ".half-written")
+    assert Shelf(folder).open().ids == ("one", "two")
+
+
+def test_the_folder_one_is_in_can_be_the_shelf(folder, monkeypatch):
+    monkeypatch.chdir(folder / "one")
+    assert Shelf(".").open().ids == ("one",)

@@ -11,7 +11,7 @@ from on_vllm.asks import mixed
 from on_vllm.policies import Policies
 from on_vllm.processes import CHAT, asked, body, served, spoken, text, until
 
-pytestmark = pytest.mark.xdist_group("http")
+pytestmark = pytest.mark.xdist_group("answers")
 
 
 @pytest.fixture(scope="module")

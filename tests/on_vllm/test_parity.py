@@ -9,11 +9,13 @@ from on_vllm.policies import FITTED, MADE
 from steersman import Request
 from steersman.core.serving import Steering, told
 
+pytestmark = pytest.mark.xdist_group("answers")
 NAMES = (*FITTED, *MADE)
 PICTURED = ("act_add", "pictures")  # there is nothing to write in a prompt without a picture
 RESTS = ("closed", "later")  # nothing is written before the first answer token
-NUM_SPREADS = 48
+NUM_SPREADS = 32
 GREEDY, KL, COSINE = 0.99, 1e-3, 0.999
+ROUNDING = 0.05  # ablation: of tokens with next to nothing along a direction, which change at all
 SETTLED = 1e-4  # a delta below this share of the largest is rounding
 
 
@@ -73,12 +75,12 @@ def assert_told_alike(wanted, given):
     """What is said of a request's steering, but for edits that one engine rounds to nothing."""
     for key in ("policy", "shadow", "reason"):
         assert given[key] == wanted[key]
-    assert numbers(given) == pytest.approx(numbers(wanted), rel=1e-2, abs=1e-3)
+    assert numbers(given) == pytest.approx(numbers(wanted), rel=ROUNDING, abs=1e-3)
     assert given["steerers"].keys() == wanted["steerers"].keys()
     for name, steerer in wanted["steerers"].items():
         assert given["steerers"][name]["reason"] == steerer["reason"]
         assert numbers(given["steerers"][name]) == pytest.approx(
-            numbers(steerer), rel=1e-2, abs=1e-3
+            numbers(steerer), rel=ROUNDING, abs=1e-3
         )
 
 

@@ -5,15 +5,16 @@ import pytest
 from on_vllm.asks import Ask, long, mixed, pictured
 from on_vllm.policies import FITTED
 
+pytestmark = pytest.mark.xdist_group("passes")
+
 NAMES = (*FITTED, "everywhere", "later", None)
-WHOLE = ("act_add",)
 
 
 def asks(prompts, max_tokens=16):
     """Every policy on some of the prompts."""
     return [
         Ask(long(prompt), None if name is None else {"policy": name}, max_tokens)
-        for i, name in enumerate(n for n in NAMES if n not in WHOLE)
+        for i, name in enumerate(NAMES)
         for prompt in (prompts[i % len(prompts)], prompts[(i + 1) % len(prompts)])
     ]
 
@@ -33,9 +34,14 @@ def wanted(engines):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "kind"), [(16, "text"), (24, "text"), (32, "pictures"), (61, "pictures")]
+    ("tokens", "kind", "cached"),
+    [
+        (16, "text", False),
+        (24, "text", True),
+        (32, "pictures", True),
+        (61, "pictures", False),
+    ],
 )
-@pytest.mark.parametrize("cached", [False, True])
 def test_chunks_of_any_size_give_the_answers_of_whole_prompts(
     engines, wanted, tokens, kind, cached
 ):
@@ -51,7 +57,8 @@ def test_chunks_of_any_size_give_the_answers_of_whole_prompts(
     for answer, whole in zip(given, wanted[kind], strict=True):
         if whole.steering is not None:
             assert answer.steering["gate"] == pytest.approx(whole.steering["gate"], abs=1e-4)
-            assert answer.steering["tokens_written"] == whole.steering["tokens_written"]
+            written, in_all = (a.steering["tokens_written"] for a in (answer, whole))
+            assert written == in_all or (cached and 0 < written < in_all)  # the cache has the rest
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -10,11 +10,13 @@ from on_vllm.engines import BLOCK
 from steersman import Prompt
 from steersman.core.types import Turn
 
-LATE = ("mean", "l2s", "autosteer", "finesteer", "alphasteer", "composed", "later")
+pytestmark = pytest.mark.xdist_group("passes")
+
+LATE = ("mean", "l2s", "autosteer", "composed", "later")
 """Written at the end of the prompt or behind it: all blocks but the last are everybody's."""
 EARLY = ("everywhere", "ablation", "pictures")
 """Written from the first tokens on."""
-PROMPTS = tuple(long(p) for p in pictured(6))
+PROMPTS = tuple(long(p) for p in pictured(4))
 PLAIN = None
 UNTIL_FULL = {"ignore_eos": True}  # answers that fill blocks of their own
 
@@ -29,7 +31,7 @@ def steered(name, **more):
 
 
 def asks(steering, prompts=PROMPTS):
-    return [Ask(p, steering, 48, UNTIL_FULL) for p in prompts]
+    return [Ask(p, steering, 40, UNTIL_FULL) for p in prompts]
 
 
 def fresh(engine, wanted):
@@ -75,7 +77,7 @@ def test_steered_requests_never_take_what_was_not_steered(engine, name):
     if name in LATE:
         assert all(a.cached >= BLOCK for a in given)
     if name in ("everywhere", "ablation"):
-        assert all(a.cached == 0 for a in given)
+        assert given[0].cached == 0, "what others like it steered may be shared, and no more"
 
 
 @pytest.mark.parametrize("name", ["everywhere", "ablation", "l2s"])
@@ -101,11 +103,11 @@ def test_a_request_that_comes_again_finds_its_own_blocks(engine, name):
     assert all(a.cached >= BLOCK for a in given)
 
 
-@pytest.mark.parametrize("name", [*LATE, *EARLY])
+@pytest.mark.parametrize("name", ["l2s", "autosteer", "later", *EARLY])
 @pytest.mark.parametrize("then", ["steered", "plain"])
 def test_a_second_turn_reads_the_first_answer_as_text(engine, name, then):
     """Its prompt holds the steered answer; what computed that answer's blocks must not matter."""
-    first = [p for p in (*pictured(3), *mixed(2)[:1]) if name != "pictures" or p.images]
+    first = [p for p in (*pictured(2), *mixed(1)) if name != "pictures" or p.images]
     steering = steered(name) if then == "steered" else PLAIN
 
     def second(answers):
@@ -123,7 +125,7 @@ def test_a_second_turn_reads_the_first_answer_as_text(engine, name, then):
         ]
 
     engine.forget()
-    answers = engine.one_by_one([Ask(p, steered(name), 80, UNTIL_FULL) for p in first])
+    answers = engine.one_by_one([Ask(p, steered(name), 64, UNTIL_FULL) for p in first])
     given = engine.one_by_one(second(answers))
     same(given, fresh(engine, second(answers)))
 

@@ -116,6 +116,45 @@ def test_who_finds_the_queue_full_is_told_to_come_again(shelf):
     assert error_of(full)[1] == "queue_full" and full.headers["retry-after"] == "1"
 
 
+def test_who_finds_the_desk_full_is_told_to_come_again(shelf):
+    free = threading.Event()
+
+    async def crowd(held):
+        held.desk._thread.submit(free.wait, 20)
+        posts = [asyncio.create_task(post(held, body_of(str(i)))) for i in range(5)]
+        while sum(t.done() for t in posts) < 2:
+            await asyncio.sleep(0.01)
+        free.set()
+        return await asyncio.gather(*posts)
+
+    with Held(shelf, max_queue=2) as held:
+        replies = asyncio.run(crowd(held))
+        assert sum(r.status_code == 200 for r in replies) >= 2
+        for full in (r for r in replies if r.status_code != 200):
+            assert error_of(full)[:2] == (429, "queue_full") and full.headers["retry-after"] == "1"
+        assert held.chat().status_code == 200
+
+
+def test_who_waits_too_long_for_the_desk_is_told_so(shelf):
+    free = threading.Event()
+    with Held(shelf, timeout=0.2) as held:
+        held.desk._thread.submit(free.wait, 20)
+        try:
+            assert error_of(held.chat())[:2] == (504, "timeout")
+            assert error_of(held.post("/v1/completions", prompt="a"))[:2] == (504, "timeout")
+        finally:
+            free.set()
+
+
+def test_prompts_that_must_be_too_long_are_not_tokenized(shelf, monkeypatch):
+    with Held(shelf, max_prompt_tokens=10) as held:
+        monkeypatch.setattr(held.desk, "_count", lambda *_: pytest.fail("it was tokenized"))
+        full = (400, "context_length_exceeded")
+        assert error_of(held.chat("a" * 401)) == (*full, "messages")
+        texts = {"prompt": ["a", "a" * 401]}
+        assert error_of(held.post("/v1/completions", **texts)) == (*full, "prompt")
+
+
 def test_one_bad_request_does_not_spoil_its_neighbours(shelf):
     generate = Slow(lambda texts: ValueError("secret " + texts[0]) if "bad" in texts else None)
     with Held(shelf, generate=generate) as held:

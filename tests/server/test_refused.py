@@ -1,6 +1,7 @@
 """What is refused, with which code, and that nothing a client sends makes a 500."""
 
 import json
+import threading
 
 import pytest
 import schemathesis
@@ -14,11 +15,19 @@ from steersman.core.errors import ArtifactError
 from steersman.core.io import Artifact, save_artifact
 from steersman.core.serving import RefusedError
 from steersman.core.shelf import Shelf
+from steersman.server import images, schema
 from steersman.server.host import accept
 from steersman.server.schema import HARMLESS, NEUTRAL
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 IMAGE = "messages[0].content[0].image_url"
+
+
+def deep(levels: int) -> list:
+    made: list = []
+    for _ in range(levels):
+        made = [made]
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +73,18 @@ def held(tmp_path_factory):
             (400, "unknown_parameter", "stream_options.usage"),
             "include_usage",
         ),
+        ({"stop": "a" * 257}, (400, "invalid_value", "stop"), "at most 256"),
+        ({"stop": ["a", "b" * 257]}, (400, "invalid_value", "stop[1]"), "at most 256"),
+        ({"steering": {"policy": "push", "scope": "image"}}, (400, "E_SCOPE", "steering"), "image"),
+        ({"messages": user("a") * 1001}, (400, "invalid_value", "messages"), "1000"),
+        (
+            {"messages": user([{"type": "text", "text": "a"}] * 257)},
+            (400, "invalid_value", "messages[0].content"),
+            "256",
+        ),
+        ({"metadata": [0] * 100_000}, (400, "invalid_value", None), "100,000"),
+        ({"metadata": deep(40)}, (400, "invalid_value", None), "32 levels"),
+        ({"tools": deep(900)}, (400, "invalid_value", None), "32 levels"),
         ({"messages": []}, (400, "invalid_value", "messages"), "at least 1"),
         ({"messages": None}, (400, "invalid_value", "messages"), "list"),
         (
@@ -211,6 +232,18 @@ def test_zero_is_no_false_and_false_no_zero(held):
             "invalid_json",
         ),
         (
+            b'{"messages": [{"role":"user","content":"\xed\xa0\x80"}]}',
+            "application/json",
+            "invalid_json",
+        ),
+        (
+            '{"messages": [{"role":"user","content":"\ud800"}]}'.encode(
+                "utf-16-le", "surrogatepass"
+            ),
+            "application/json",
+            "invalid_json",
+        ),
+        (
             b'{"temperature": NaN, "messages": [{"role":"user","content":"a"}]}',
             "application/json",
             "invalid_value",
@@ -222,6 +255,50 @@ def test_zero_is_no_false_and_false_no_zero(held):
 def test_a_body_that_is_none_is_refused(held, content, kind, code):
     reply = held.call("POST", CHAT, content=content, headers={"content-type": kind})
     assert error_of(reply)[:2] == (400, code)
+
+
+def test_bodies_are_read_in_a_thread_and_no_further_than_the_first_error(held, monkeypatch):
+    asked = []
+
+    def nearest(name, _):
+        asked.append((name, threading.current_thread()))
+        return ""
+
+    monkeypatch.setattr(schema, "nearest", nearest)
+    messages = [{"role": "user", "content": "a", f"field{i}": 1} for i in range(500)]
+    assert error_of(held.post(messages=messages))[1:] == (
+        "unknown_parameter",
+        "messages[0].field0",
+    )
+    ((name, thread),) = asked
+    assert name == "field0" and thread is not threading.main_thread()
+
+
+def test_characters_of_two_halves_are_taken(held):
+    whole = json.dumps({"messages": user("\N{GRINNING FACE}"), "max_tokens": 1})
+    for content in (whole.encode(), whole.encode("utf-16")):
+        reply = held.call(
+            "POST", CHAT, content=content, headers={"content-type": "application/json"}
+        )
+        assert reply.status_code == 200
+
+
+def test_the_tokens_of_an_image_are_steered_where_there_is_one(held):
+    reply = held.chat(shown("a", picture()), steering={"policy": "push", "scope": "image"})
+    assert reply.json()["steering"]["tokens_written"] > 0
+
+
+def test_whatever_a_decoder_says_of_an_image_the_image_is_refused(held, monkeypatch):
+    def broken(_):
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(images, "open_image", broken)
+    assert error_of(held.chat(shown("a", picture()))) == (400, "invalid_image", IMAGE)
+
+
+def test_what_a_processor_refuses_is_not_shown(held):
+    said = held.chat("is there <image> a cup ?").json()["error"]["message"]
+    assert "processor refuses" in said and "cup" not in said and "Processor" not in said
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,20 @@ def test_a_name_that_a_client_gives_its_request_is_kept_if_it_is_one(shelf):
             assert (reply.headers["x-request-id"] == given) == kept
 
 
+def test_metrics_count_failures_of_the_policy_that_steers_by_default(shelf):
+    def fails(requests, **_):
+        raise ValueError
+
+    with Held(shelf, generate=fails, default_policy="push") as held:
+        assert held.chat().status_code == 500
+        assert held.chat(max_tokens=100_000).status_code == 400
+        assert held.chat(steering=None).status_code == 500
+        told = held.call("GET", "/metrics").text
+    for outcome in ("failed", "refused"):
+        assert f'steersman_requests_total{{outcome="{outcome}",policy="push"}} 1.0' in told
+    assert 'policy="-"' not in told
+
+
 def test_metrics_count_what_was_steered(shelf):
     with Held(shelf) as held:
         held.chat(steering={"policy": "push"})

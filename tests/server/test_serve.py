@@ -13,10 +13,10 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
-from served import HARM, put, user
+from served import HARM, model, put, user
 from steersman.cli import serve as verb
 from steersman.cli.main import app
-from steersman.core.errors import ArtifactError, RecipeError
+from steersman.core.errors import ArtifactError, ModelError, RecipeError
 from steersman.server import vllm_launch
 
 
@@ -147,6 +147,16 @@ def test_a_folder_without_policies_is_told(tmp_path):
     words = ["serve", "--policies", str(tmp_path / "none"), "--port", "0"]
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, ArtifactError) and "none" in str(done.exception)
+
+
+def test_a_model_whose_own_settings_ask_for_beams_is_refused_before_it_serves(
+    tmp_path, monkeypatch
+):
+    put(tmp_path, "push")
+    monkeypatch.setattr(verb, "open_model", lambda *_, **__: model())
+    monkeypatch.setattr(model().model.generation_config, "num_beams", 2)
+    done = CliRunner().invoke(app, ["serve", "--policies", str(tmp_path), "--port", "0"])
+    assert isinstance(done.exception, ModelError) and "beam_search" in str(done.exception)
 
 
 def test_vllm_gets_what_it_can_do_and_keys_stay_out_of_the_arguments(tmp_path, monkeypatch):

@@ -40,6 +40,18 @@ def test_no_piece_has_what_belongs_to_a_stop(text, stops, strip):
     assert made.stopped == bool(ends)
 
 
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=2, max_size=9), min_size=1))
+def test_only_what_may_begin_a_stop_is_held_back(text, stops):
+    made, told = Text(decode, stops, strip=False), ""
+    for end, byte in enumerate(text.encode(), 1):
+        told += made.push(byte)
+        if made.stopped:
+            return
+        ends = (text[begin:end] for begin in range(end))
+        held = next((e for e in ends if any(stop.startswith(e) for stop in stops)), "")
+        assert told + held == text[:end]
+
+
 def test_half_a_character_is_not_told():
     pieces, _ = told("aé")
     assert pieces == ["a", "", "é", ""]

@@ -21,6 +21,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from steersman.backends.hf import HFModel
 from steersman.core.errors import ModelError, NotSteeredError, RecipeError
 from steersman.core.requests import Completion, Finish, Request
+from steersman.models.rope import length_limit
 
 CUTS = {
     "top_h": (TopHLogitsWarper, None),
@@ -30,24 +31,86 @@ CUTS = {
     "eta_cutoff": (EtaLogitsWarper, 0.0),
 }
 """What a model's own settings may leave out of a draw, and the value that leaves out nothing."""
+BY_PROMPT = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "forced_bos_token_id": None,
+    "watermarking_config": None,
+}
+"""Settings that look at the tokens of the prompt, its padding too, and the value that is none."""
 
 
 def groups(model: HFModel, requests: Sequence[Request]) -> list[list[int]]:
     """Indices of requests that can run in one batch; first the batch of the first request.
 
     Apart run prompts with images and those without, plain prompts and those of a chat (where reads
-    lie differently), and every prompt where padding changes what the model makes of it. Policies,
-    strengths, lengths, temperatures and seeds may differ.
+    lie differently), and every prompt where padding changes what the model makes of it. Where the
+    model's settings look at the tokens of a prompt (`BY_PROMPT`), prompts of other lengths run
+    apart. Where its positions have an end (`_last_place`), so do those that would pass it together:
+    a row that has ended moves on as long as others do. Otherwise policies, strengths, lengths,
+    temperatures and seeds may differ.
     """
-    alike: dict[tuple[bool, bool], list[int]] = {}
+    config, last = model.batches.model.generation_config, _last_place(model)
+    by_prompt = any(getattr(config, name) not in (None, none) for name, none in BY_PROMPT.items())
+    forced_end = config.forced_eos_token_id is not None  # where the longest answer must end
+    alone = len(requests) == 1
+    tokens = [0 if alone or not (by_prompt or last) else _tokens(model, r) for r in requests]
+    alike: dict[tuple[object, ...], list[list[int]]] = {}
     for i, request in enumerate(requests):
-        alike.setdefault((bool(request.prompt.images), request.prompt.plain), []).append(i)
-    size = model.batch_size
-    return sorted(
-        indices[start : start + size]
-        for indices in alike.values()
-        for start in range(0, len(indices), size)
-    )
+        kind = (
+            bool(request.prompt.images),
+            request.prompt.plain,
+            tokens[i] if by_prompt else None,
+            request.max_new_tokens if forced_end else None,
+        )
+        batches = alike.setdefault(kind, [])
+        for batch in batches:
+            rows = [*batch, i]
+            longest = max(tokens[k] for k in rows) + max(requests[k].max_new_tokens for k in rows)
+            if len(batch) < model.batch_size and (last is None or longest <= last):
+                batch.append(i)
+                break
+        else:
+            batches.append([i])
+    return sorted(batch for batches in alike.values() for batch in batches)
+
+
+def _last_place(model: HFModel) -> int | None:
+    """How many tokens a batch may have, so that no row changes what another one is told.
+
+    Behind them, angles of some models change for all rows, and tables of positions end. None where
+    nothing ends.
+    """
+    config = model.batches.model.config
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "rope_parameters", None) is not None:
+        return length_limit(config)
+    return getattr(text, "max_position_embeddings", None)
+
+
+def _tokens(model: HFModel, request: Request) -> int:
+    """Tokens in front of the first new one."""
+    return len(model.chat.rows([request.prompt]).rows[0]["input_ids"])
+
+
+def check_live(model: HFModel) -> None:
+    """Makes sure that a model can be heard while it answers.
+
+    Raises:
+        ModelError: its settings ask for a search that does not go token by token.
+    """
+    own = copy(model.batches.model.generation_config)
+    own.do_sample = False
+    mode = own.get_generation_mode()
+    if mode != GenerationMode.GREEDY_SEARCH:
+        raise ModelError(
+            f"The model's generation_config asks for {mode.value}, and answers that are heard as "
+            "they are made come token by token. Reset those settings: "
+            "model.model.generation_config.num_beams = 1, and the like."
+        )
 
 
 def generate_live(
@@ -85,7 +148,7 @@ def generate_live(
     model.check(requests)
     batches = model.batches
     config = batches.model.generation_config
-    _check_search(config)
+    check_live(model)
     batch = batches.encode([request.prompt for request in requests])
     rows = _Rows(
         [r.max_new_tokens for r in requests], batches.ends, batches.device, sink, cancelled
@@ -231,20 +294,3 @@ def _draws(
         if (value := getattr(config, name)) not in (None, neutral)
     ]
     return [_Draw(requests, drawing, rows, cuts, device)]
-
-
-def _check_search(config: GenerationConfig) -> None:
-    """Refuses settings of a model that make answers otherwise than token by token.
-
-    Raises:
-        ModelError: they ask for beams, drafts or the like.
-    """
-    own = copy(config)
-    own.do_sample = False
-    mode = own.get_generation_mode()
-    if mode != GenerationMode.GREEDY_SEARCH:
-        raise ModelError(
-            f"The model's generation_config asks for {mode.value}, and answers that are heard as "
-            "they are made come token by token. Reset those settings: "
-            "model.model.generation_config.num_beams = 1, and the like."
-        )

@@ -45,6 +45,7 @@ def run_serve(job: ServeJob) -> None:
     Raises:
         RecipeError: a setting cannot be used.
         ArtifactError: a policy cannot be read, or does not fit the model.
+        ModelError: the model cannot be loaded, or its settings do not go token by token.
         MissingExtraError: what serves is not installed.
     """
     if job.engine not in ENGINES:
@@ -61,6 +62,7 @@ def run_serve(job: ServeJob) -> None:
 
 
 def _embedded(job: ServeJob) -> None:
+    from steersman.backends.live import check_live
     from steersman.server.host import accept
     from steersman.server.run import bound, serve
     from steersman.server.settings import Settings, served_name
@@ -78,6 +80,7 @@ def _embedded(job: ServeJob) -> None:
             dtype=job.dtype or "float32",
             batch_size=settings.max_batch,
         )
+        check_live(model)
         shelf = Shelf(job.policies, spec=model.spec, accept=accept(model.spec), force=job.force)
         serve(
             model,

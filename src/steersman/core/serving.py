@@ -9,6 +9,8 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from steersman.core.errors import SteersmanError, nearest
 from steersman.core.requests import SteererTrace
 from steersman.core.steerer import Policy
@@ -17,6 +19,8 @@ from steersman.core.types import SCOPES, Scope
 
 FIELDS = ("policy", "strength", "scope", "shadow")
 MAX_STRENGTH = 1e6
+MIN_STRENGTH = torch.finfo(torch.float32).tiny
+"""The smallest size that float32 holds in full; a strength below it is 0 or refused."""
 
 
 class RefusedError(SteersmanError, ValueError):
@@ -115,11 +119,12 @@ def _strength(given: object) -> float:
     number = math.nan
     if isinstance(given, (int, float)) and not isinstance(given, bool):
         number = float(given) if abs(given) <= MAX_STRENGTH else math.inf
-    if not abs(number) <= MAX_STRENGTH:
+    if number != 0 and not MIN_STRENGTH <= abs(number) <= MAX_STRENGTH:
         raise RefusedError(
             "E_STRENGTH",
             f"steering.strength is {_shown(given)}; give a number between {-MAX_STRENGTH:.0e} "
-            f"and {MAX_STRENGTH:.0e}: 1 is as fitted, 0 unsteered.",
+            f"and {MAX_STRENGTH:.0e}: 1 is as fitted, 0 unsteered. Sizes below {MIN_STRENGTH:.1e} "
+            "are too small; give 0.",
         )
     return number
 

@@ -54,7 +54,7 @@ class Shelf:
                 f"There is no folder {self.root}. Give the folder that holds policies: the --out "
                 "of `steersman fit`, or the folder above several of them."
             )
-        self._only = self.root.name if (self.root / MANIFEST).is_file() else None
+        self._only = self.root.resolve().name if (self.root / MANIFEST).is_file() else None
         self._held: dict[str, Held] = {}
         self._lock = RLock()
 
@@ -62,20 +62,37 @@ class Shelf:
         """Loads all there are.
 
         Raises:
-            ArtifactError: one cannot be read, does not fit the model, or there is none.
+            ArtifactError: one cannot be read, does not fit the model, or there is none; or the
+                name of its folder cannot be an id.
         """
-        for name in self.on_disk():
+        found = self._folders()
+        if not found:
+            raise ArtifactError(
+                f"The folder {self.root} holds no policy: there is neither {MANIFEST} nor "
+                f"*/{MANIFEST}. Give the --out of `steersman fit`, or the folder above several of "
+                "them."
+            )
+        if unfit := [name for name in found if not NAME.fullmatch(name)]:
+            raise ArtifactError(
+                f"Policies are served by the names of their folders, and these cannot be ids: "
+                f"{', '.join(map(repr, unfit))}. Rename them: letters, digits and . _ + -, at most "
+                "100, a letter or digit first; or begin the name with a dot to leave one out."
+            )
+        for name in found:
             self.load(name)
         return self
 
     def on_disk(self) -> tuple[str, ...]:
         """Ids that could be loaded, whether or not they are."""
+        return tuple(name for name in self._folders() if NAME.fullmatch(name))
+
+    def _folders(self) -> tuple[str, ...]:
+        """Names of folders that hold artifacts, whether or not they can be ids; none hidden."""
         if self._only is not None:
             return (self._only,)
         root = self.root.resolve()
         inside = (p.parent for p in root.glob(f"*/{MANIFEST}") if p.resolve().is_relative_to(root))
-        found = (folder.name for folder in inside)
-        return tuple(sorted(name for name in found if NAME.fullmatch(name)))
+        return tuple(sorted(folder.name for folder in inside if not folder.name.startswith(".")))
 
     @property
     def ids(self) -> tuple[str, ...]:

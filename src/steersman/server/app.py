@@ -87,10 +87,10 @@ class Service:
             return await self._made(body, request, shape, report)
         except RefusedError as error:
             told = of_steering(error)
-            report.failed(told, _policy(body))
+            report.failed(told, self._policy(body))
             raise told from error
         except ApiError as error:
-            report.failed(error, _policy(body))
+            report.failed(error, self._policy(body))
             raise
 
     async def _made(self, body: Body, request: Request, shape: Shape, report: Report) -> Response:
@@ -129,12 +129,13 @@ class Service:
         most = PLAIN_TOKENS if body.max_tokens is None else body.max_tokens
         return await self.desk.plain(body), most
 
-
-def _policy(body: Body) -> str | None:
-    """What a request named as its policy, for the metrics; None if it asked for no steering."""
-    if not isinstance(body.steering, dict):
-        return None if body.steering is None else ""
-    return str(body.steering.get("policy", ""))
+    def _policy(self, body: Body) -> str | None:
+        """The policy that steers a request, as it was named; None if nothing does."""
+        if not body.steers:
+            return self.desk.settings.default_policy
+        if not isinstance(body.steering, dict):
+            return None if body.steering is None else ""
+        return str(body.steering.get("policy", ""))
 
 
 def create_app(service: Service) -> ASGIApp:

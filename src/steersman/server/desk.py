@@ -7,8 +7,9 @@ copy of them and one thread of its own; the event loop goes on meanwhile.
 import asyncio
 import copy
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -24,15 +25,17 @@ from steersman.core.shelf import Shelf
 from steersman.core.steerer import Policy
 from steersman.core.types import Prompt
 from steersman.server.engine import Engine
-from steersman.server.errors import refused
+from steersman.server.errors import ApiError, refused
 from steersman.server.images import MAX_IMAGES, ImageRules, decoded
-from steersman.server.messages import image_urls, to_prompt
+from steersman.server.messages import image_urls, said, to_prompt
 from steersman.server.rows import Job
 from steersman.server.schema import Body, ChatBody, CompletionBody
 from steersman.server.settings import Settings
 from steersman.server.text import Text
 
 SEED_BITS = 62
+TOKEN_CHARS = 40
+"""Characters of one token at most, over a whole prompt; longer prompts are not even tokenized."""
 T = TypeVar("T")
 
 
@@ -68,6 +71,7 @@ class Desk:
             settings.max_image_pixels, settings.max_body, settings.image_hosts
         )
         self._scoped: dict[tuple[str, str, str | None], Policy] = {}
+        self._num_here = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="steersman-desk")
 
     def close(self) -> None:
@@ -90,19 +94,21 @@ class Desk:
         Raises:
             ApiError: it cannot be answered.
         """
-        files = [
-            (await self._images.read(url, param), param)
-            for url, param in image_urls(body.messages)[: MAX_IMAGES + 1]
-        ]
-        if len(files) > MAX_IMAGES:
+        self._check_chars([sum(len(said(m)) for m in body.messages)], "messages")
+        urls = image_urls(body.messages)
+        if len(urls) > MAX_IMAGES:
             raise refused(
                 f"A request may bring {MAX_IMAGES} images. Leave some out.", param="messages"
             )
-        return await self._in_thread(partial(self._read_chat, body, files))
+        async with self._place():
+            files = [(await self._images.read(url, param), param) for url, param in urls]
+            return await self._in_thread(partial(self._read_chat, body, files))
 
     async def plain(self, body: CompletionBody) -> list[Asked]:
         """The prompts of a completion; errors as in `chat`."""
-        return await self._in_thread(partial(self._read_plain, body.prompts))
+        self._check_chars([len(text) for text in body.prompts], "prompt")
+        async with self._place():
+            return await self._in_thread(partial(self._read_plain, body.prompts))
 
     def job(self, body: Body, asked: Sequence[Asked], most: int | None, *, strip: bool) -> Job:
         """Rows for every prompt and choice, which wait for the model from now on.
@@ -121,6 +127,8 @@ class Desk:
         seed = secrets.randbits(SEED_BITS) if body.seed is None else body.seed
         job = Job(timeout=self.settings.timeout, steering=steering)
         for one in asked:
+            if policy is not None and not one.prompt.images:
+                _check_text_only(policy)
             length = self._length(one.tokens, most)
             for choice in range(body.n or 1):
                 request = Request(
@@ -179,6 +187,50 @@ class Desk:
     def _decoded(self, ids: list[int]) -> str:
         return str(self._decode(ids, skip_special_tokens=True))
 
+    @asynccontextmanager
+    async def _place(self) -> AsyncGenerator[None]:
+        """A place at the desk, for as long as a request may take.
+
+        Raises:
+            ApiError: as many wait as may, or it took too long.
+        """
+        if self._num_here > self.settings.max_queue:  # one is served, the others wait
+            raise ApiError(
+                429,
+                f"{self._num_here} requests are being read already. Try again in a moment.",
+                code="queue_full",
+                headers={"Retry-After": "1"},
+            )
+        self._num_here += 1
+        seconds = self.settings.timeout
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            raise ApiError(
+                504,
+                f"The request was not read within {seconds:g} seconds. Try again later.",
+                code="timeout",
+            ) from None
+        finally:
+            self._num_here -= 1
+
+    def _check_chars(self, chars: Sequence[int], param: str) -> None:
+        """Refuses prompts that are too long, however they will be tokenized."""
+        limit = self._most_tokens
+        if limit is not None and max(chars) > TOKEN_CHARS * limit:
+            raise refused(
+                f"The prompt has {max(chars):,} characters, and {limit} tokens are allowed. "
+                "Shorten it.",
+                code="context_length_exceeded",
+                param=param,
+            )
+
+    @property
+    def _most_tokens(self) -> int | None:
+        """Tokens that a prompt may have."""
+        return self.settings.max_prompt_tokens or self.context
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -202,11 +254,17 @@ class Desk:
             raise refused(
                 f"The model's chat template refuses these messages: {error}.", param=param
             ) from error
-        except (RecipeError, ModelError) as error:
+        except RecipeError as error:
             raise refused(str(error), param=param) from error
+        except ModelError as error:
+            raise refused(
+                "The model's processor refuses this prompt. Leave out what stands for an image in "
+                "its text, and look whether the model takes such images.",
+                param=param,
+            ) from error
         if tokens == 0:
             raise refused("The prompt is empty. Ask something.", param=param)
-        limit = self.settings.max_prompt_tokens or self.context
+        limit = self._most_tokens
         if limit is not None and tokens > limit:
             raise refused(
                 f"The prompt has {tokens} tokens, and {limit} are allowed. Shorten it.",
@@ -214,6 +272,16 @@ class Desk:
                 param=param,
             )
         return tokens
+
+
+def _check_text_only(policy: Policy) -> None:
+    """Refuses a policy that could write nothing without an image."""
+    if all(steerer.scope.modality == "image" for steerer in policy.steerers.values()):
+        raise RefusedError(
+            "E_SCOPE",
+            "The scope is the tokens of images, and the prompt has no image. Bring one, or give "
+            "another scope.",
+        )
 
 
 def _signed(seed: int) -> int:

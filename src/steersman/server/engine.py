@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from steersman.core.errors import DataError, NotSteeredError, RecipeError
@@ -33,6 +33,7 @@ class Engine:
         groups: which of the requests that wait can run together, by index.
         max_batch: rows of one batch at most.
         max_queue: rows that may wait at most.
+        ends: tells the tokens that end answers.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Engine:
         *,
         max_batch: int,
         max_queue: int,
+        ends: Callable[[], Collection[int]] = tuple,
     ) -> None:
-        self._generate, self._groups = generate, groups
+        self._generate, self._groups, self._ends = generate, groups, ends
         self.max_batch, self.max_queue = max_batch, max_queue
         self._waiting: list[Row] = []
         self._running: list[Row] = []
@@ -119,7 +121,6 @@ class Engine:
             batch = self._next()
             if batch is None:
                 return
-            self._running = batch
             self._run(batch)
             self._running = []
 
@@ -133,37 +134,47 @@ class Engine:
                 self._changed.wait()
             if not self._waiting:
                 return None
-            together = self._together([row.request for row in self._waiting])
-            batch = [self._waiting[i] for i in together]
+            waiting = list(self._waiting)
+        together = self._together([row.request for row in waiting])  # it may have to count tokens
+        batch = [waiting[i] for i in together]
+        with self._changed:
             self._waiting = [row for row in self._waiting if row not in batch]
-            return batch
+            self._running = batch
+        return batch
 
     def _together(self, requests: Sequence[Request]) -> list[int]:
-        for group in self._groups(requests):
-            if 0 in group:
-                return sorted(group)[: self.max_batch]
+        try:
+            for group in self._groups(requests):
+                if 0 in group:
+                    return sorted(group)[: self.max_batch]
+        except Exception as error:  # whose request it is shows when it runs alone
+            LOG.warning("requests could not be grouped; the oldest runs alone", exc_info=error)
         return [0]
 
     def _run(self, batch: Sequence[Row]) -> None:
-        """Answers all rows; if that fails, each by itself, so that no one spoils it for others."""
+        """Answers all rows; if that fails, each half by itself, until no row spoils another."""
         error = self._answered(batch)
         if error is None:
             return
         if len(batch) == 1:
             batch[0].fail(_said(error))
             return
-        LOG.warning("a batch of %d failed; its rows run alone", len(batch), exc_info=error)
-        for row in batch:
-            if not row.cancelled:
+        LOG.warning("a batch of %d failed; its halves run apart", len(batch), exc_info=error)
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            rows = [row for row in half if not row.cancelled]
+            for row in rows:
                 row.begin_again()
-                self._run([row])
+            if rows:
+                self._run(rows)
 
     def _answered(self, batch: Sequence[Row]) -> Exception | None:
         """Runs the batch; the error, if it is not answered."""
         try:
+            ends = frozenset(self._ends())
             made = self._generate(
                 [row.request for row in batch],
-                sink=lambda i, token: batch[i].take(token),
+                sink=lambda i, token: batch[i].take(token, ends=token in ends),
                 cancelled=lambda i: batch[i].over,
             )
         except Exception as error:

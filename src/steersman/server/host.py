@@ -19,7 +19,7 @@ REFUSALS = {
     "E_UNKNOWN_FIELD": "steering has a field that is not known",
     "E_UNKNOWN_POLICY": "the policy is not served",
     "E_STRENGTH": "the strength is no finite number, or too large",
-    "E_SCOPE": "the scope is not known, or the policy cannot have it",
+    "E_SCOPE": "the scope is not known, the policy cannot have it, or the prompt has no such token",
     "E_NEEDS_VECTOR": "the policy takes a vector with every request",
 }
 

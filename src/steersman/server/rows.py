@@ -37,6 +37,10 @@ class Row:
     Args:
         tell: takes events, from any thread.
         streams: whether pieces are told as they are made.
+
+    Attributes:
+        cancelled: nobody waits for it any more.
+        complete: all its tokens are made, though it may not be told yet.
     """
 
     def __init__(
@@ -48,17 +52,20 @@ class Row:
         streams: bool = False,
     ) -> None:
         self.request, self.text, self._tell, self._streams = request, text, tell, streams
-        self.cancelled = False
+        self.cancelled = self.complete = False
         self._ids: list[int] = []
         self._again = 0
 
     @property
     def over(self) -> bool:
-        """Whether no more tokens are wanted."""
-        return self.cancelled or self.text.stopped
+        """Whether no more tokens are wanted; of an answer made anew, once it is as far again."""
+        return self.cancelled or (self.text.stopped and self._again == len(self._ids))
 
-    def take(self, token: int) -> None:
+    def take(self, token: int, *, ends: bool = False) -> None:
         """One more token.
+
+        Args:
+            ends: whether the answer ends with it.
 
         Raises:
             RuntimeError: the row runs anew, and says something else than the first time.
@@ -71,6 +78,8 @@ class Row:
         self._ids.append(token)
         self._again += 1
         piece = self.text.push(token)
+        full = len(self._ids) >= self.request.max_new_tokens
+        self.complete = ends or full or self.text.stopped
         if piece and self._streams and not self.cancelled:
             self._tell(Piece(piece))
 
@@ -123,19 +132,22 @@ class Job:
         """What happens next, and to which row.
 
         Raises:
-            ApiError: a row failed, or the time is over; the other rows are cancelled.
+            ApiError: a row failed, or the time is over and an answer is not complete; the other
+                rows are cancelled.
         """
         try:
             async with asyncio.timeout_at(self._deadline):
                 index, event = await self._events.get()
         except TimeoutError:
-            self.cancel()
-            raise ApiError(
-                504,
-                f"The answer took longer than {self._timeout:g} seconds and was stopped. Ask for "
-                "fewer tokens, or raise --timeout.",
-                code="timeout",
-            ) from None
+            if not all(row.complete for row in self.rows):
+                self.cancel()
+                raise ApiError(
+                    504,
+                    f"The answer took longer than {self._timeout:g} seconds and was stopped. Ask "
+                    "for fewer tokens, or raise --timeout.",
+                    code="timeout",
+                ) from None
+            index, event = await self._events.get()  # told when the batch ends
         if isinstance(event, ApiError):
             self.cancel()
             raise event

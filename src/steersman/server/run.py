@@ -75,6 +75,7 @@ def make_engine(model: HFModel, settings: Settings) -> Engine:
         partial(groups, model),
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
+        ends=lambda: model.batches.ends,
     )
 
 

@@ -4,21 +4,29 @@ A field that is not known is refused with the nearest name, and one that would n
 it is set to anything but what it does by itself.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from steersman.core.errors import nearest
-from steersman.server.errors import refused
+from steersman.server.errors import ApiError, from_validation, refused
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
+MAX_STOP = 256
+"""Characters of a stop."""
 MAX_PROMPTS = 64
+MAX_MESSAGES = 1000
+MAX_PARTS = 256
+MAX_VALUES = 100_000
+"""Values in a body, with those inside of others."""
+MAX_DEPTH = 32
 SEEDS = 2**63
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
@@ -121,7 +129,7 @@ class Message(Strict):
 
     unused = ("name", "refusal", "tool_calls", "function_call", "audio", "annotations")
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
 class StreamOptions(Strict):
@@ -129,6 +137,9 @@ class StreamOptions(Strict):
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
+
+
+Stop = Annotated[str, Field(max_length=MAX_STOP)]
 
 
 class Body(Strict):
@@ -140,7 +151,7 @@ class Body(Strict):
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-SEEDS, lt=SEEDS)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     steering: Any = Field(
@@ -184,14 +195,14 @@ class Body(Strict):
 class ChatBody(Body):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)
 
 
 class CompletionBody(Body):
     """`POST /v1/completions`: prompts as they are, without the chat template."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
 
     @property
     def prompts(self) -> list[str]:
@@ -199,18 +210,71 @@ class CompletionBody(Body):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-class Unicode(Request):
-    """A request whose JSON has no halves of characters, which nothing behind here could write."""
+def read_body(file: bytes, model: type[Body]) -> Body:
+    """A body as a client sent it, strictly read; takes a while if it is large.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: likewise, because it goes too deep for the parser.
+        ApiError: it has too much in it, or something else than the model has.
+    """
+    given = json.loads(file)
+    _check_size(given)
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_input=False)
+        raise from_validation([{**one, "loc": ("body", *one["loc"])} for one in told]) from error
+
+
+def _check_size(given: object) -> None:
+    """Refuses what would take long to look at, and halves of characters, which nobody can write."""
+    level: list[Any] = [given]
+    values = 0
+    for _ in range(MAX_DEPTH):
+        values += len(level)
+        if values > MAX_VALUES:
+            raise refused(f"The body has more than {MAX_VALUES:,} values. Send fewer.")
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                _check_text(value)
+            elif isinstance(value, dict):
+                inside.extend(value)
+                inside.extend(value.values())
+            elif isinstance(value, list):
+                inside.extend(value)
+        if not inside:
+            return
+        level = inside
+    raise refused(f"The body goes more than {MAX_DEPTH} levels deep. Send a flatter one.")
+
+
+def _check_text(text: str) -> None:
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError:
+        raise refused("The body has half of a surrogate pair.", code="invalid_json") from None
+
+
+class JsonRequest(Request):
+    """A request whose body is read in a thread, so that large ones hold up nobody.
+
+    Args:
+        model: what the body is to be.
+    """
+
+    def __init__(self, request: Request, model: type[Body]) -> None:
+        super().__init__(request.scope, request.receive)
+        self._model = model
 
     async def json(self) -> Any:
-        given = await super().json()
-        if b"\\ud" in (await self.body()).lower():
-            try:
-                json.dumps(given, ensure_ascii=False).encode()
-            except UnicodeEncodeError:
-                error = refused("The body has half of a surrogate pair.", code="invalid_json")
-                raise HTTPException(400, error.body()) from None
-        return given
+        file = await self.body()
+        try:
+            return await asyncio.to_thread(read_body, file, self._model)
+        except ApiError as error:  # FastAPI lets no other exception through
+            raise HTTPException(error.status, error.body()) from error
 
 
 class JsonRoute(APIRoute):
@@ -218,8 +282,10 @@ class JsonRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        model = self.body_field.field_info.annotation if self.body_field else None
+        assert isinstance(model, type) and issubclass(model, Body)
 
         async def read(request: Request) -> Response:
-            return await handler(Unicode(request.scope, request.receive))
+            return await handler(JsonRequest(request, model))
 
         return read

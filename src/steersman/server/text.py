@@ -6,6 +6,26 @@ Decode = Callable[[list[int]], str]
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the beginning of a character decodes to
 
 
+class _Beginning:
+    """How much of a stop a text ends with, one look at each character (Knuth, Morris, Pratt)."""
+
+    def __init__(self, stop: str) -> None:
+        self._stop, self.length = stop, 0
+        self._shorter = [0, 0]  # by length: the longest beginning that such a beginning ends with
+        for char in stop[1:]:
+            self._shorter.append(self._longer(self._shorter[-1], char))
+
+    def push(self, new: str) -> None:
+        """More of the text, which does not have the whole stop."""
+        for char in new:
+            self.length = self._longer(self.length, char)
+
+    def _longer(self, length: int, char: str) -> int:
+        while length and self._stop[length] != char:
+            length = self._shorter[length]
+        return length + (self._stop[length] == char)
+
+
 class Text:
     """The text of one answer, cut in front of the first stop.
 
@@ -20,6 +40,7 @@ class Text:
 
     def __init__(self, decode: Decode, stops: Sequence[str] = (), *, strip: bool = True) -> None:
         self._decode, self._stops, self._strip = decode, stops, strip
+        self._beginnings = [_Beginning(stop) for stop in stops]
         self._ids: list[int] = []
         self._settled = self._told = 0  # ids that are part of the text; of these, that are context
         self._text = ""
@@ -57,16 +78,15 @@ class Text:
         ends = [at for stop in self._stops if (at := self._text.find(stop, start)) >= 0]
         if ends:
             self._text, self.stopped = self._text[: min(ends)], True
+            return
+        for beginning in self._beginnings:
+            beginning.push(new)
 
     def _held(self) -> int:
         """How many characters at the end may still be the beginning of a stop."""
         if self.stopped:
             return 0
-        most = max((len(s) for s in self._stops), default=1) - 1
-        for size in range(min(most, len(self._text)), 0, -1):
-            if any(stop.startswith(self._text[-size:]) for stop in self._stops):
-                return size
-        return 0
+        return max((beginning.length for beginning in self._beginnings), default=0)
 
     def _piece(self, held: int) -> str:
         ready = self._text[: len(self._text) - held]

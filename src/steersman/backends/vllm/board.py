@@ -222,6 +222,7 @@ class Board:
             place.group(k, row.entry.policy.steerers[name].operator).free(row.index)
         self._free.append(row.index)
 
+    @torch.inference_mode()  # as the passes whose counts it reads and clears
     def trace(self, name: str) -> list[dict[str, Plain]]:
         """What was done to the requests of that name, as answers tell it; waits for the device.
 

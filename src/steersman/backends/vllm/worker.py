@@ -67,6 +67,7 @@ class Served:
             config.compilation_config.splitting_ops = [*ops, op.SPLIT]
         return cls(settings, shelf, ordered, spec)
 
+    @torch.inference_mode()  # as the passes, whose tables it reads and changes
     def answer(self, verb: str, *args: str) -> Plain:
         """What a front end asks."""
         verbs = {
