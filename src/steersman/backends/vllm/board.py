@@ -119,9 +119,9 @@ class Board:
             before.repeats += 1
             return
         self._settle()
-        pieces = [Piece(r, int(s), int(n)) for r, s, n in zip(requests, starts, nums, strict=True)]
-        mine = [(self.rows.get(p.request), p) for p in pieces]
-        if not any(row is not None for row, _ in mine):
+        pieces = zip(requests, starts, nums, strict=True) if self.rows else ()
+        mine = [(self.rows.get(r), Piece(r, int(s), int(n))) for r, s, n in pieces]
+        if all(row is None for row, _ in mine):
             if self.fixed and self._pass is not None:
                 self._request.fill_(self.num_rows)
             self._pass = None
