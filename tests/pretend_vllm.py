@@ -27,6 +27,9 @@ from steersman.server.metrics import ServingMetrics
 from steersman.server.vllm_front import Plugin
 from steersman.synthesizers.static import StaticVector
 
+KIND = SimpleNamespace(model="none", is_hybrid=False, is_attention_free=False)
+CONFIG = SimpleNamespace(model_config=KIND)
+
 SPEC = ModelSpec("tiny", "Tiny", d_model=4, num_layers=2)
 WIDTH, SITE = 4, Site(1)
 ALL = ("calm", "kind")
@@ -88,7 +91,7 @@ class Engine:
 
     def __init__(self, folder: Path, *, workers: int = 1, default: str | None = None) -> None:
         self.workers = [Worker(Shelf(folder).open()) for _ in range(workers)]
-        admission = Admission(Settings(str(folder), default_policy=default), model="none")
+        admission = Admission(Settings(str(folder), default_policy=default), CONFIG)
         self.input_processor = SimpleNamespace(_steersman=admission)
         self.errored, self.broken, self.slow = False, False, 0.0
         self.calls: list[tuple] = []

@@ -17,6 +17,7 @@ from steersman.cli.main import app
 from steersman.world.rows import Sizes, SplitSizes
 from steersman.world.write import write_world
 
+pytestmark = pytest.mark.xdist_group("readme")  # what one block makes the next one uses
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SKIPPED = ("git clone", "make ")  # what CI itself does
