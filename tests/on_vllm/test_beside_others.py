@@ -8,7 +8,6 @@ import torch
 from on_vllm.asks import Ask, long, mixed, pictured
 from steersman import Policy, Request, Scope
 
-pytestmark = pytest.mark.xdist_group("answers")
 
 STEERED = ("l2s", "autosteer", "finesteer", "everywhere", "composed", "iti", "scans", "capped")
 NUM = 64

@@ -5,7 +5,6 @@ import pytest
 from on_vllm.asks import Ask, mixed
 from on_vllm.policies import FITTED, MADE
 
-pytestmark = pytest.mark.xdist_group("passes")
 
 NAMES = (*FITTED, *MADE, None)
 

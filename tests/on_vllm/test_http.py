@@ -15,7 +15,6 @@ from on_vllm.policies import Policies
 from on_vllm.processes import ADMIN, CHAT, asked, body, said, served, spoken, text, until
 from steersman import Request
 
-pytestmark = pytest.mark.xdist_group("answers")
 
 NAMES = ("l2s", "autosteer", "mean")
 

@@ -11,8 +11,6 @@ from on_vllm.asks import mixed
 from on_vllm.policies import Policies
 from on_vllm.processes import CHAT, asked, body, served, spoken, text, until
 
-pytestmark = pytest.mark.xdist_group("answers")
-
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):

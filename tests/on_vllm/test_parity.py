@@ -9,7 +9,6 @@ from on_vllm.policies import FITTED, MADE
 from steersman import Request
 from steersman.core.serving import Steering, told
 
-pytestmark = pytest.mark.xdist_group("answers")
 NAMES = (*FITTED, *MADE)
 PICTURED = ("act_add", "pictures")  # there is nothing to write in a prompt without a picture
 RESTS = ("closed", "later")  # nothing is written before the first answer token
