@@ -27,9 +27,9 @@ VENV_VLLM ?= .venv-vllm
 VLLM := $(VENV_VLLM)/bin
 # Its compiled modules were made for other builds of torch; no text model and no image needs them.
 NOT_WANTED := torchvision torchaudio torchcodec
-# Two processes, each with its own engine or server: tests of one group share one.
+# Two processes, each with one engine or server at a time: tests of one file share it.
 PYTEST_VLLM := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/pytest tests/on_vllm -n 2 \
-    --dist loadgroup --durations=25
+    --dist loadfile --durations=25
 
 .PHONY: help env env-vllm demo test test-full test-vllm test-vllm-full check format bench bench-serve clean
 .DEFAULT_GOAL := help

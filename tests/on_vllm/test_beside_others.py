@@ -8,7 +8,6 @@ import torch
 from on_vllm.asks import Ask, long, mixed, pictured
 from steersman import Policy, Request, Scope
 
-
 STEERED = ("l2s", "autosteer", "finesteer", "everywhere", "composed", "iti", "scans", "capped")
 NUM = 64
 GREEDY = {"temperature": 1.0, "top_k": 1}  # vLLM gives one greedy answer only, if it is called so

@@ -5,7 +5,6 @@ import pytest
 from on_vllm.asks import Ask, mixed
 from on_vllm.policies import FITTED, MADE
 
-
 NAMES = (*FITTED, *MADE, None)
 
 

@@ -15,7 +15,6 @@ from on_vllm.policies import Policies
 from on_vllm.processes import ADMIN, CHAT, asked, body, said, served, spoken, text, until
 from steersman import Request
 
-
 NAMES = ("l2s", "autosteer", "mean")
 
 

@@ -5,7 +5,6 @@ import pytest
 from on_vllm.asks import Ask, long, mixed, pictured
 from on_vllm.policies import FITTED
 
-
 NAMES = (*FITTED, "everywhere", "later", None)
 
 

@@ -10,7 +10,6 @@ from on_vllm.engines import BLOCK
 from steersman import Prompt
 from steersman.core.types import Turn
 
-
 LATE = ("mean", "l2s", "autosteer", "composed", "later")
 """Written at the end of the prompt or behind it: all blocks but the last are everybody's."""
 EARLY = ("everywhere", "ablation", "pictures")

@@ -7,7 +7,6 @@ import pytest
 from on_vllm.asks import Ask, mixed
 from on_vllm.policies import Policies
 
-
 NAMES = ("l2s", "autosteer", "finesteer", "mean", "ablation", "composed", None)
 SPLIT = tuple(name for name in NAMES if name is not None)
 

@@ -7,7 +7,6 @@ from on_vllm.asks import Ask, mixed
 from on_vllm.engines import Engine, messages, sampling_of
 from steersman.core.serving import RefusedError
 
-
 PROMPT = mixed(2)[0]
 
 
